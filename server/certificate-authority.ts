@@ -1,0 +1,151 @@
+import 'reflect-metadata'
+import { createPrivateKey, createPublicKey, randomBytes, webcrypto, X509Certificate } from 'node:crypto'
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import * as x509 from '@peculiar/x509'
+import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
+import { type PodIdentity, podServerName, serverNameOf, spiffeIdOf } from '#shared/identity.ts'
+import { Secret } from '#shared/secret.ts'
+import type { IssuedCertificate } from '#shared/wire.ts'
+
+const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const
+const dayMs = 86_400_000
+const caLifetimeMs = 10 * 365 * dayMs
+/** Clocks at the edge may be behind ours by so much. */
+const backdateMs = 5 * 60_000
+const serverAuth = '1.3.6.1.5.5.7.3.1'
+const clientAuth = '1.3.6.1.5.5.7.3.2'
+
+/** Signs the certificates of pods and of the server itself. Names come from verified identities only. */
+export class CertificateAuthority {
+  readonly #certificate: x509.X509Certificate
+  readonly #key: webcrypto.CryptoKey
+  readonly #trustDomain: string
+
+  private constructor(certificate: x509.X509Certificate, key: webcrypto.CryptoKey, trustDomain: string) {
+    this.#certificate = certificate
+    this.#key = key
+    this.#trustDomain = trustDomain
+  }
+
+  /** Loads `ca.crt` and `ca.key` of the folder, or makes them there on the first start. */
+  static async open(folder: string, trustDomain: string): Promise<CertificateAuthority> {
+    const [certificateFile, keyFile] = [join(folder, 'ca.crt'), join(folder, 'ca.key')]
+    try {
+      mkdirSync(folder, { recursive: true })
+      if (!existsSync(certificateFile) && !existsSync(keyFile))
+        await create(certificateFile, keyFile, trustDomain)
+      const pem = readFileSync(certificateFile, 'utf8')
+      const keyPem = readFileSync(keyFile, 'utf8')
+      const belongs = new X509Certificate(pem).checkPrivateKey(createPrivateKey(keyPem))
+      if (!belongs) throw new Error('they do not belong together')
+      const key = await webcrypto.subtle.importKey('pkcs8', derOf(keyPem), algorithm, false, ['sign'])
+      return new CertificateAuthority(new x509.X509Certificate(pem), key, trustDomain)
+    } catch (error) {
+      throw new EdgeMeshError(
+        'bad-config',
+        `Cannot use ${certificateFile} and ${keyFile}: ${sentenceOf(error)}. Restore both, or remove both for a new CA (every sidecar then needs the new ca.crt).`,
+        error,
+      )
+    }
+  }
+
+  /** The root that everyone verifies against, PEM. */
+  get trustBundle(): string {
+    return `${this.#certificate.toString('pem')}\n`
+  }
+
+  /** A leaf for a pod. `publicKey` is SPKI DER, base64, as in the certificate request. */
+  async issue(identity: PodIdentity, publicKey: string, lifetimeMs: number): Promise<IssuedCertificate> {
+    const names: x509.JsonGeneralNames = [
+      { type: 'url', value: spiffeIdOf(identity) },
+      { type: 'dns', value: podServerName(identity.podUid, identity.trustDomain) },
+    ]
+    const key = await importPublicKey(Buffer.from(publicKey, 'base64'))
+    return this.#sign(names, key, lifetimeMs)
+  }
+
+  /** The server's own key and leaf. */
+  async issueServer(lifetimeMs: number): Promise<{ key: Secret; certificate: IssuedCertificate }> {
+    const pair = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])
+    const names: x509.JsonGeneralNames = [{ type: 'dns', value: serverNameOf(this.#trustDomain) }]
+    const key = new Secret(await privatePem(pair.privateKey))
+    return { key, certificate: await this.#sign(names, pair.publicKey, lifetimeMs) }
+  }
+
+  async #sign(
+    names: x509.JsonGeneralNames,
+    publicKey: webcrypto.CryptoKey,
+    lifetimeMs: number,
+  ): Promise<IssuedCertificate> {
+    const notAfter = Math.floor((Date.now() + lifetimeMs) / 1_000) * 1_000 // certificates know whole seconds
+    const leaf = await x509.X509CertificateGenerator.create({
+      serialNumber: serial(),
+      issuer: this.#certificate.subject,
+      subject: '', // the names stand in the SAN, which is critical therefore (RFC 5280, 4.2.1.6)
+      notBefore: new Date(Date.now() - backdateMs),
+      notAfter: new Date(notAfter),
+      publicKey,
+      signingKey: this.#key,
+      signingAlgorithm: algorithm,
+      extensions: [
+        new x509.BasicConstraintsExtension(false, undefined, true),
+        new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
+        new x509.ExtendedKeyUsageExtension([clientAuth, serverAuth]),
+        new x509.SubjectAlternativeNameExtension(names, true),
+        await x509.AuthorityKeyIdentifierExtension.create(this.#certificate.publicKey),
+      ],
+    })
+    return { chain: `${leaf.toString('pem')}\n`, trustBundle: this.trustBundle, notAfter }
+  }
+}
+
+async function create(certificateFile: string, keyFile: string, trustDomain: string): Promise<void> {
+  const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])
+  const certificate = await x509.X509CertificateGenerator.createSelfSigned({
+    serialNumber: serial(),
+    name: `CN=EdgeMesh CA, O=${trustDomain}`,
+    notBefore: new Date(Date.now() - backdateMs),
+    notAfter: new Date(Date.now() + caLifetimeMs),
+    keys,
+    signingAlgorithm: algorithm,
+    extensions: [
+      new x509.BasicConstraintsExtension(true, 0, true),
+      new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign, true),
+      await x509.SubjectKeyIdentifierExtension.create(keys.publicKey),
+    ],
+  })
+  writeWhole(keyFile, await privatePem(keys.privateKey), 0o600)
+  writeWhole(certificateFile, `${certificate.toString('pem')}\n`, 0o644)
+}
+
+function writeWhole(path: string, text: string, mode: number): void {
+  writeFileSync(`${path}.new`, text, { mode })
+  renameSync(`${path}.new`, path)
+}
+
+function importPublicKey(spki: Buffer): Promise<webcrypto.CryptoKey> {
+  const der = createPublicKey({ key: spki, format: 'der', type: 'spki' }).export({
+    format: 'der',
+    type: 'spki',
+  })
+  return webcrypto.subtle.importKey('spki', der, algorithm, true, ['verify'])
+}
+
+async function privatePem(key: webcrypto.CryptoKey): Promise<string> {
+  const der = Buffer.from(await webcrypto.subtle.exportKey('pkcs8', key))
+  return createPrivateKey({ key: der, format: 'der', type: 'pkcs8' })
+    .export({ format: 'pem', type: 'pkcs8' })
+    .toString()
+}
+
+function derOf(pem: string): Buffer {
+  return createPrivateKey(pem).export({ format: 'der', type: 'pkcs8' })
+}
+
+/** 127 random bits; a serial number must be positive (RFC 5280). */
+function serial(): string {
+  const bytes = randomBytes(16)
+  bytes.writeUInt8(bytes.readUInt8(0) & 0x7f, 0)
+  return bytes.toString('hex')
+}

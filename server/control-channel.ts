@@ -1,0 +1,228 @@
+import type { WebSocket } from 'ws'
+import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
+import type { PodIdentity } from '#shared/identity.ts'
+import { withDeadline } from '#shared/lifecycle.ts'
+import type { Logger } from '#shared/log.ts'
+import { Secret } from '#shared/secret.ts'
+import { isProofValid } from '#shared/tls.ts'
+import {
+  type CertificateRequest,
+  type ClientMessage,
+  closeCodes,
+  decodeClientMessage,
+  type IssuedCertificate,
+  type ServerMessage,
+} from '#shared/wire.ts'
+import type { Presence } from './registry.ts'
+import { TokenBucket } from './token-bucket.ts'
+import type { VerifiedToken } from './token-verifier/verifier.ts'
+
+/** How long a connection may be without its hello, in ms. */
+const helloDeadlineMs = 10_000
+/** How long the verification of a token may take, in ms. */
+const verifyDeadlineMs = 10_000
+/** Messages of one client that wait to be handled. */
+const maxQueued = 600
+/** Bytes that a client may leave unread before it is cut off. */
+const maxUnread = 64 * 1024 * 1024
+const maxSubscriptions = 500
+
+export interface ChannelOwner {
+  readonly trustDomain: string
+  readonly replica: string
+  readonly log: Logger
+  verify(token: Secret): Promise<VerifiedToken>
+  /** The pod's identity when the catalogue knows such a pod now; else `forbidden`. */
+  admit(token: VerifiedToken): PodIdentity
+  issue(identity: PodIdentity, publicKey: string): Promise<IssuedCertificate>
+  /** The channel has its identity: takes its place and sends what it missed. */
+  onWelcome(channel: Channel, resume: { epoch: string; version: number } | undefined): void
+  onSubscribe(channel: Channel, service: string): void
+  onUnsubscribe(channel: Channel, service: string): void
+  onRelay(channel: Channel, podUid: string, id: number): void
+  onBye(channel: Channel): void
+  onClose(channel: Channel): void
+  onRefused(code: string): void
+}
+
+/** The server's end of one control channel. Messages are handled in order; nothing is served before the hello. */
+export class Channel implements Presence {
+  readonly #socket: WebSocket
+  readonly #owner: ChannelOwner
+  readonly subscriptions = new Set<string>()
+  /** Ports last sent, as text, to see whether they changed. */
+  selfPorts = ''
+  #identity: PodIdentity | undefined
+  #queue: Promise<void> = Promise.resolve()
+  #queued = 0
+  #heard = true
+  /** Renewals and relay requests: a broken client slows down only itself. */
+  readonly #renewals = new TokenBucket(5, 1 / 10)
+  readonly #relays = new TokenBucket(200, 50)
+
+  constructor(socket: WebSocket, owner: ChannelOwner) {
+    this.#socket = socket
+    this.#owner = owner
+    const late = setTimeout(
+      () => this.end(closeCodes.unauthenticated, 'timeout', 'no hello came in time'),
+      helloDeadlineMs,
+    )
+    socket.on('message', (data, isBinary) => this.#onData(String(data), isBinary))
+    socket.on('pong', () => {
+      this.#heard = true
+    })
+    socket.on('error', (error) =>
+      owner.log.debug({ pod: this.podUid, error: sentenceOf(error) }, 'control channel broke'),
+    )
+    socket.once('close', () => {
+      clearTimeout(late)
+      owner.onClose(this)
+    })
+    this.welcomed.promise.then(() => clearTimeout(late))
+  }
+
+  readonly welcomed = Promise.withResolvers<void>()
+
+  /** Empty before the hello. */
+  get podUid(): string {
+    return this.#identity?.podUid ?? ''
+  }
+
+  get identity(): PodIdentity | undefined {
+    return this.#identity
+  }
+
+  send(message: ServerMessage): void {
+    this.sendText(JSON.stringify(message))
+  }
+
+  /** One text may be shared by thousands of channels. */
+  sendText(text: string): void {
+    if (this.#socket.readyState !== this.#socket.OPEN) return
+    this.#socket.send(text)
+    if (this.#socket.bufferedAmount > maxUnread) this.#socket.terminate()
+  }
+
+  end(code: number, error: string, message: string): void {
+    if (this.#socket.readyState !== this.#socket.OPEN) return
+    this.send({ type: 'error', code: error, message })
+    this.#socket.close(code)
+    setTimeout(() => this.#socket.terminate(), 1_000).unref() // it need not answer the close
+  }
+
+  /** Called at intervals: a client that did not answer the last ping is gone. */
+  checkAlive(): void {
+    if (!this.#heard) this.#socket.terminate()
+    this.#heard = false
+    if (this.#socket.readyState === this.#socket.OPEN) this.#socket.ping()
+  }
+
+  #onData(text: string, isBinary: boolean): void {
+    this.#queued++
+    if (this.#queued > maxQueued) {
+      this.end(closeCodes.limit, 'limit', 'too many messages at once')
+      return
+    }
+    this.#queue = this.#queue.then(async () => {
+      this.#queued--
+      if (this.#socket.readyState !== this.#socket.OPEN) return
+      try {
+        if (isBinary) throw new EdgeMeshError('bad-message', 'Cannot read the message: it is binary.')
+        await this.#onMessage(decodeClientMessage(text))
+      } catch (error) {
+        this.#refuse(error)
+      }
+    })
+  }
+
+  #refuse(error: unknown): void {
+    const code = error instanceof EdgeMeshError ? error.code : 'internal'
+    this.#owner.onRefused(code)
+    this.#owner.log.warn({ pod: this.podUid, code, error: sentenceOf(error) }, 'refused a control channel')
+    const close = {
+      'bad-message': closeCodes.badMessage,
+      unauthenticated: closeCodes.unauthenticated,
+      forbidden: closeCodes.podUnknown,
+      limit: closeCodes.limit,
+    }[code as string]
+    this.end(
+      close ?? closeCodes.unauthenticated,
+      code,
+      code === 'internal' ? 'internal error' : sentenceOf(error),
+    )
+  }
+
+  async #onMessage(message: ClientMessage): Promise<void> {
+    if (message.type === 'hello') {
+      if (this.#identity !== undefined) throw new EdgeMeshError('bad-message', 'Cannot take a second hello.')
+      await this.#onHello(message)
+      return
+    }
+    if (this.#identity === undefined)
+      throw new EdgeMeshError('unauthenticated', 'Cannot serve anyone before the hello.')
+    switch (message.type) {
+      case 'renew':
+        if (!this.#renewals.take()) throw new EdgeMeshError('limit', 'Cannot renew that often.')
+        this.send({
+          type: 'certificate',
+          certificate: await this.#certify(message.request, this.#identity.podUid),
+        })
+        break
+      case 'subscribe':
+        this.#subscribe(message.service)
+        break
+      case 'unsubscribe':
+        this.subscriptions.delete(message.service)
+        this.#owner.onUnsubscribe(this, message.service)
+        break
+      case 'relay':
+        if (this.#relays.take()) this.#owner.onRelay(this, message.podUid, message.id)
+        else this.send({ type: 'failed', id: message.id, code: 'limit', message: 'too many relay requests' })
+        break
+      case 'bye':
+        this.#owner.onBye(this)
+        break
+    }
+  }
+
+  async #onHello(hello: Extract<ClientMessage, { type: 'hello' }>): Promise<void> {
+    const certificate = await this.#certify(hello.request)
+    this.send({
+      type: 'welcome',
+      v: 1,
+      trustDomain: this.#owner.trustDomain,
+      replica: this.#owner.replica,
+      certificate,
+    })
+    this.welcomed.resolve()
+    this.#owner.onWelcome(this, hello.resume)
+    for (const service of hello.subscriptions) this.#subscribe(service)
+  }
+
+  /** Verifies the request and issues; from the first time on, only the same pod's tokens will do. */
+  async #certify(request: CertificateRequest, boundTo?: string): Promise<IssuedCertificate> {
+    const { verify, admit, issue } = this.#owner
+    const verified = await withDeadline(
+      verify(new Secret(request.token)),
+      verifyDeadlineMs,
+      'verify the token',
+    )
+    if (boundTo !== undefined && verified.podUid !== boundTo) {
+      throw new EdgeMeshError('unauthenticated', 'Cannot renew with the token of another pod.')
+    }
+    if (!isProofValid(request)) {
+      throw new EdgeMeshError('unauthenticated', 'Cannot certify the key: the proof of possession is wrong.')
+    }
+    const certificate = await issue(admit(verified), request.publicKey)
+    this.#identity = admit(verified) // the pod may have been deleted meanwhile
+    return certificate
+  }
+
+  #subscribe(service: string): void {
+    if (this.subscriptions.size >= maxSubscriptions && !this.subscriptions.has(service)) {
+      throw new EdgeMeshError('limit', `Cannot follow more than ${maxSubscriptions} services.`)
+    }
+    this.subscriptions.add(service)
+    this.#owner.onSubscribe(this, service)
+  }
+}

@@ -1,0 +1,221 @@
+import type { WebSocket } from 'ws'
+import type { Endpoint } from '#shared/catalogue.ts'
+import { codeOf, EdgeMeshError } from '#shared/errors.ts'
+import type { PodIdentity } from '#shared/identity.ts'
+import type { Logger } from '#shared/log.ts'
+import type { Secret } from '#shared/secret.ts'
+import { closeCodes, type ServerMessage } from '#shared/wire.ts'
+import { changedEndpoints, IndexHistory } from './catalogue/history.ts'
+import { type CatalogueSource, type CatalogueState, declaredPorts } from './catalogue/source.ts'
+import type { CertificateAuthority } from './certificate-authority.ts'
+import { Channel, type ChannelOwner } from './control-channel.ts'
+import { Registry } from './registry.ts'
+import type { Relay } from './relay.ts'
+import type { ServerMetrics } from './server-metrics.ts'
+import type { TokenVerifier, VerifiedToken } from './token-verifier/verifier.ts'
+
+const pingEveryMs = 15_000
+/** Over how long clients are told to come back after a restart, in ms. */
+const smearMs = 2_000
+
+export interface HubOptions {
+  trustDomain: string
+  replica: string
+  leafLifetimeMs: number
+  source: CatalogueSource
+  verifier: TokenVerifier
+  authority: CertificateAuthority
+  relay: Relay
+  metrics: ServerMetrics
+  log: Logger
+}
+
+/** All control channels: who is present, what each follows, and what changes are sent to whom. */
+export class Hub implements ChannelOwner {
+  readonly #options: HubOptions
+  readonly #registry = new Registry()
+  /** Every open channel, welcomed or not. */
+  readonly #channels = new Set<Channel>()
+  readonly #followers = new Map<string, Set<Channel>>()
+  readonly #history: IndexHistory
+  readonly #timer: NodeJS.Timeout
+  readonly #stopListening: () => void
+  /** Messages are encoded once for all that get them. */
+  readonly #encoded = new WeakMap<readonly Endpoint[], string>()
+  #index = { version: 0, text: '' }
+
+  constructor(options: HubOptions) {
+    const { source, metrics } = options
+    this.#options = options
+    this.#history = new IndexHistory(source.state.services)
+    this.#stopListening = source.onChange((next, previous) => this.#onChange(next, previous))
+    this.#timer = setInterval(() => {
+      for (const channel of this.#channels) channel.checkAlive()
+    }, pingEveryMs)
+    metrics.gauge('control_channels', 'Open control channels.', () => this.#channels.size)
+    metrics.gauge('pods_present', 'Pods with a control channel here.', () => this.#registry.size)
+    metrics.gauge('catalogue_version', 'Version of the service index.', () => this.#history.version)
+    metrics.gauge('catalogue_services', 'Services in the index.', () => source.state.services.size)
+  }
+
+  get trustDomain(): string {
+    return this.#options.trustDomain
+  }
+
+  get replica(): string {
+    return this.#options.replica
+  }
+
+  get log(): Logger {
+    return this.#options.log
+  }
+
+  accept(socket: WebSocket): void {
+    this.#channels.add(new Channel(socket, this))
+  }
+
+  /** Tells every client when to come back, and closes. */
+  goAway(): void {
+    clearInterval(this.#timer)
+    this.#stopListening()
+    for (const channel of this.#channels) {
+      channel.send({ type: 'goingAway', comeBackMs: Math.floor(Math.random() * smearMs) })
+      channel.end(closeCodes.goingAway, 'stopping', 'the server is going away')
+    }
+  }
+
+  readonly verify = (token: Secret): Promise<VerifiedToken> => this.#options.verifier.verify(token)
+
+  readonly admit = (token: VerifiedToken): PodIdentity => {
+    const { trustDomain, source } = this.#options
+    const pod = source.state.pods.get(token.podUid)
+    const known =
+      pod !== undefined &&
+      pod.namespace === token.namespace &&
+      pod.name === token.podName &&
+      pod.serviceAccount === token.serviceAccount &&
+      !pod.finished
+    if (known)
+      return { trustDomain, namespace: pod.namespace, serviceAccount: pod.serviceAccount, podUid: pod.uid }
+    throw new EdgeMeshError(
+      'forbidden',
+      `Cannot admit pod ${token.namespace}/${token.podName}: the catalogue knows no such running pod with uid ${token.podUid}.`,
+    )
+  }
+
+  readonly issue = async (identity: PodIdentity, publicKey: string) => {
+    const certificate = await this.#options.authority.issue(identity, publicKey, this.#options.leafLifetimeMs)
+    this.#options.metrics.certificates.inc()
+    return certificate
+  }
+
+  onWelcome(channel: Channel, resume: { epoch: string; version: number } | undefined): void {
+    const before = this.#registry.take(channel)
+    before?.end(closeCodes.replaced, 'replaced', 'another channel of this pod took over')
+    const { source, log } = this.#options
+    const index = this.#history.since(resume)
+    channel.sendText(index.full ? this.#wholeIndex(index) : JSON.stringify(index))
+    this.#sendSelf(channel, source.state)
+    log.info({ pod: channel.podUid, present: this.#registry.size }, 'pod connected')
+  }
+
+  onSubscribe(channel: Channel, service: string): void {
+    const followers = this.#followers.get(service) ?? new Set()
+    followers.add(channel)
+    this.#followers.set(service, followers)
+    channel.sendText(this.#endpointsText(service))
+  }
+
+  onUnsubscribe(channel: Channel, service: string): void {
+    const followers = this.#followers.get(service)
+    followers?.delete(channel)
+    if (followers?.size === 0) this.#followers.delete(service)
+  }
+
+  onRelay(channel: Channel, podUid: string, id: number): void {
+    const acceptor = this.#registry.find(podUid)
+    const fail = (code: 'peer-absent' | 'forbidden' | 'limit', message: string) =>
+      channel.send({ type: 'failed', id, code, message })
+    if (acceptor === channel) {
+      fail('forbidden', 'a pod does not need the relay to itself')
+      return
+    }
+    if (!(acceptor instanceof Channel) || acceptor.identity === undefined || channel.identity === undefined) {
+      fail('peer-absent', 'the pod is not connected to the server')
+      return
+    }
+    try {
+      const tickets = this.#options.relay.issue(channel.identity, acceptor.identity)
+      acceptor.send({ type: 'incoming', ticket: tickets.acceptor })
+      channel.send({ type: 'ticket', id, ticket: tickets.dialer })
+    } catch (error) {
+      if (codeOf(error) !== 'limit') throw error
+      fail('limit', (error as Error).message)
+    }
+  }
+
+  onBye(channel: Channel): void {
+    this.#registry.leave(channel)
+  }
+
+  onClose(channel: Channel): void {
+    this.#channels.delete(channel)
+    this.#registry.leave(channel)
+    for (const service of channel.subscriptions) this.onUnsubscribe(channel, service)
+    if (channel.identity !== undefined)
+      this.log.info({ pod: channel.podUid, present: this.#registry.size }, 'pod left')
+  }
+
+  onRefused(code: string): void {
+    this.#options.metrics.refusals.inc({ reason: code })
+  }
+
+  #onChange(next: CatalogueState, previous: CatalogueState): void {
+    const delta = this.#history.advance(next.services)
+    const text = delta && JSON.stringify(delta)
+    const welcomed = [...this.#channels].filter((c) => c.identity !== undefined)
+    if (text !== undefined) for (const channel of welcomed) channel.sendText(text)
+    for (const id of changedEndpoints(previous.endpoints, next.endpoints)) {
+      for (const channel of this.#followers.get(id) ?? []) channel.sendText(this.#endpointsText(id))
+    }
+    for (const channel of welcomed) {
+      const pod = next.pods.get(channel.podUid)
+      if (pod === undefined || pod.finished) this.#evict(channel)
+      else this.#sendSelf(channel, next)
+    }
+  }
+
+  /** A deleted pod loses its channel, its presence and its relayed connections at once. */
+  #evict(channel: Channel): void {
+    this.#registry.leave(channel)
+    this.#options.relay.revoke(channel.podUid)
+    channel.end(closeCodes.podUnknown, 'forbidden', 'the pod is deleted')
+  }
+
+  #sendSelf(channel: Channel, state: CatalogueState): void {
+    const ports = declaredPorts(state, channel.podUid)
+    const text = ports.join()
+    if (text === channel.selfPorts) return
+    channel.selfPorts = text
+    channel.send({ type: 'self', ports })
+  }
+
+  #wholeIndex(index: ServerMessage): string {
+    if (this.#index.version !== this.#history.version) {
+      this.#index = { version: this.#history.version, text: JSON.stringify(index) }
+    }
+    return this.#index.text
+  }
+
+  #endpointsText(service: string): string {
+    const endpoints = this.#options.source.state.endpoints.get(service) ?? noEndpoints
+    const known = this.#encoded.get(endpoints)
+    // Shared by identity of the list: lists of services without endpoints are one and the same, so not these.
+    if (known !== undefined) return known
+    const text = JSON.stringify({ type: 'endpoints', service, endpoints } satisfies ServerMessage | object)
+    if (endpoints !== noEndpoints) this.#encoded.set(endpoints, text)
+    return text
+  }
+}
+
+const noEndpoints: readonly Endpoint[] = []

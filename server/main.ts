@@ -1,0 +1,64 @@
+import { listenAdmin } from '#shared/admin.ts'
+import { sentenceOf } from '#shared/errors.ts'
+import { Lifecycle } from '#shared/lifecycle.ts'
+import { createLogger } from '#shared/log.ts'
+import { watchFolder } from './catalogue/folder.ts'
+import { CertificateAuthority } from './certificate-authority.ts'
+import { type ServerConfig, serverCommand } from './config.ts'
+import { Hub } from './hub.ts'
+import { Relay } from './relay.ts'
+import { Server } from './server.ts'
+import { ServerMetrics } from './server-metrics.ts'
+import { KeyVerifier } from './token-verifier/keys.ts'
+
+async function run(config: ServerConfig): Promise<void> {
+  const { trustDomain, replica, leafLifetime: leafLifetimeMs } = config
+  const log = createLogger('server', config.logLevel)
+  const lifecycle = new Lifecycle(log)
+  const metrics = new ServerMetrics()
+  const authority = await CertificateAuthority.open(config.stateDir, trustDomain)
+  const verifier = new KeyVerifier(config.tokenKeys, config.tokenIssuer, log)
+  const source = await watchFolder(config.manifests, log)
+  lifecycle.add('catalogue', () => source.close())
+  const relay = new Relay(replica, metrics, log)
+  const hub = new Hub({
+    trustDomain,
+    replica,
+    leafLifetimeMs,
+    source,
+    verifier,
+    authority,
+    relay,
+    metrics,
+    log,
+  })
+  let listening = false
+  const missing = () => (listening ? [] : ['listener'])
+  const admin = await listenAdmin({ port: config.adminPort, metrics, missing })
+  lifecycle.add('admin', () => void admin.server.close())
+  const server = new Server({ port: config.port, hub, relay, authority, metrics, log })
+  lifecycle.add('listener', () => server.close(config.drain), config.drain + 2_000)
+  const port = await server.listen()
+  listening = true
+  log.info({ port, adminPort: admin.port, services: source.state.services.size }, 'listening')
+
+  const stop = async (why: string) => {
+    log.info({ why }, 'stopping')
+    listening = false
+    await lifecycle.stop()
+    process.exit(0)
+  }
+  process.once('SIGTERM', () => void stop('SIGTERM'))
+  process.once('SIGINT', () => void stop('SIGINT'))
+  process.on('uncaughtException', (error) => {
+    log.error({ error: sentenceOf(error), stack: error.stack }, 'a defect: the server restarts')
+    process.exit(70)
+  })
+}
+
+try {
+  await serverCommand(run).parseAsync()
+} catch (error) {
+  console.error(sentenceOf(error))
+  process.exit(1)
+}

@@ -1,0 +1,181 @@
+import { randomBytes } from 'node:crypto'
+import type { IncomingMessage } from 'node:http'
+import type { Duplex } from 'node:stream'
+import { EdgeMeshError } from '#shared/errors.ts'
+import { type PodIdentity, spiffeIdOf } from '#shared/identity.ts'
+import type { Logger } from '#shared/log.ts'
+import { resetStream, spliceSockets } from '#shared/splice.ts'
+import { relayPath, relayProtocol, ticketHeader } from '#shared/wire.ts'
+import type { ServerMetrics } from './server-metrics.ts'
+
+export interface RelayLimits {
+  /** Pairs that one pod may have waiting or joined. */
+  pairsPerPod: number
+  pairs: number
+  /** How long both sides have to join, in ms. */
+  joinMs: number
+}
+
+export const relayLimits: RelayLimits = { pairsPerPod: 256, pairs: 20_000, joinMs: 10_000 }
+
+interface Pair {
+  dialer: PodIdentity
+  acceptor: PodIdentity
+  /** The side that has joined and waits for the other. */
+  waiting: Duplex | undefined
+  tickets: string[]
+  timer: NodeJS.Timeout
+}
+
+/**
+ * Joins two raw TCP streams by one-time tickets. It never dials anything, and cannot read what it carries: the
+ * pods' own mTLS goes through it.
+ */
+export class Relay {
+  readonly #replica: string
+  readonly #limits: RelayLimits
+  readonly #metrics: ServerMetrics
+  readonly #log: Logger
+  /** Unspent tickets. */
+  readonly #tickets = new Map<string, Pair>()
+  /** Pairs waiting or joined, by pod uid. */
+  readonly #byPod = new Map<string, number>()
+  readonly #joined = new Map<Pair, AbortController>()
+  #pairs = 0
+
+  constructor(replica: string, metrics: ServerMetrics, log: Logger, limits: RelayLimits = relayLimits) {
+    this.#replica = replica
+    this.#metrics = metrics
+    this.#log = log
+    this.#limits = limits
+    metrics.gauge('relay_pairs', 'Relayed pairs, waiting or joined.', () => this.#pairs)
+  }
+
+  get joinedPairs(): number {
+    return this.#joined.size
+  }
+
+  /** Tickets for the two sides of one connection, each good for one join; `limit` when a pod has too many. */
+  issue(dialer: PodIdentity, acceptor: PodIdentity): { dialer: string; acceptor: string } {
+    const busy = [dialer, acceptor].find((p) => (this.#byPod.get(p.podUid) ?? 0) >= this.#limits.pairsPerPod)
+    if (busy !== undefined || this.#pairs >= this.#limits.pairs) {
+      throw new EdgeMeshError(
+        'limit',
+        `Cannot relay: ${busy === undefined ? 'the server' : `pod ${busy.podUid}`} has too many relayed connections.`,
+      )
+    }
+    const tickets = { dialer: this.#ticket(), acceptor: this.#ticket() }
+    const pair: Pair = {
+      dialer,
+      acceptor,
+      waiting: undefined,
+      tickets: [tickets.dialer, tickets.acceptor],
+      timer: setTimeout(() => this.#expire(pair), this.#limits.joinMs),
+    }
+    for (const ticket of pair.tickets) this.#tickets.set(ticket, pair)
+    this.#count(pair, 1)
+    this.#metrics.tickets.inc({ outcome: 'issued' }, 2)
+    return tickets
+  }
+
+  /** Deals with one upgrade request on the plain side of the port. */
+  onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    socket.on('error', () => socket.destroy())
+    const ticket = request.headers[ticketHeader]
+    if (request.method !== 'GET' || request.url !== relayPath || request.headers.upgrade !== relayProtocol) {
+      answer(socket, '404 Not Found')
+      return
+    }
+    const pair = typeof ticket === 'string' ? this.#tickets.get(ticket) : undefined
+    if (pair === undefined || typeof ticket !== 'string') {
+      this.#metrics.tickets.inc({ outcome: 'rejected' })
+      this.#log.warn(
+        { from: 'remoteAddress' in socket ? socket.remoteAddress : undefined },
+        'refused a relay ticket',
+      )
+      answer(socket, '403 Forbidden')
+      return
+    }
+    this.#tickets.delete(ticket) // spent by its first use, whatever becomes of it
+    this.#metrics.tickets.inc({ outcome: 'spent' })
+    if (head.length > 0) socket.unshift(head)
+    if (pair.waiting === undefined) this.#wait(pair, socket)
+    else void this.#join(pair, pair.waiting, socket)
+  }
+
+  /** A pod is gone: its unspent tickets are void, and its joined connections end. */
+  revoke(podUid: string): void {
+    for (const pair of new Set(this.#tickets.values())) if (isOf(pair, podUid)) this.#expire(pair)
+    for (const [pair, aborter] of this.#joined) if (isOf(pair, podUid)) aborter.abort()
+  }
+
+  close(): void {
+    for (const pair of new Set(this.#tickets.values())) this.#expire(pair)
+    for (const aborter of this.#joined.values()) aborter.abort()
+  }
+
+  #ticket(): string {
+    return `${this.#replica}.${randomBytes(32).toString('base64url')}`
+  }
+
+  #wait(pair: Pair, socket: Duplex): void {
+    pair.waiting = socket
+    socket.once('close', () => {
+      if (pair.waiting === socket && !this.#joined.has(pair)) this.#expire(pair)
+    })
+  }
+
+  async #join(pair: Pair, first: Duplex, second: Duplex): Promise<void> {
+    clearTimeout(pair.timer)
+    const aborter = new AbortController()
+    this.#joined.set(pair, aborter)
+    const joining = spliceSockets(first, second, { signal: aborter.signal })
+    for (const socket of [first, second]) {
+      socket.write(
+        `HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ${relayProtocol}\r\n\r\n`,
+      )
+    }
+    const { aToB, bToA, reason } = await joining
+    this.#joined.delete(pair)
+    this.#count(pair, -1)
+    this.#metrics.relayBytes.inc(aToB + bToA)
+    const { dialer, acceptor } = pair
+    this.#log.info(
+      {
+        from: `${spiffeIdOf(dialer)} ${dialer.podUid}`,
+        to: `${spiffeIdOf(acceptor)} ${acceptor.podUid}`,
+        bytes: aToB + bToA,
+        reason,
+      },
+      'relayed connection',
+    )
+  }
+
+  #expire(pair: Pair): void {
+    clearTimeout(pair.timer)
+    const unspent = pair.tickets.filter((ticket) => this.#tickets.delete(ticket)).length
+    if (unspent === 0) return
+    this.#metrics.tickets.inc({ outcome: 'expired' }, unspent)
+    this.#count(pair, -1)
+    if (pair.waiting !== undefined) answer(pair.waiting, '504 Gateway Timeout')
+  }
+
+  #count(pair: Pair, change: 1 | -1): void {
+    this.#pairs += change
+    for (const { podUid } of [pair.dialer, pair.acceptor]) {
+      const count = (this.#byPod.get(podUid) ?? 0) + change
+      if (count === 0) this.#byPod.delete(podUid)
+      else this.#byPod.set(podUid, count)
+    }
+  }
+}
+
+function isOf(pair: Pair, podUid: string): boolean {
+  return pair.dialer.podUid === podUid || pair.acceptor.podUid === podUid
+}
+
+function answer(socket: Duplex, status: string): void {
+  if (socket.writable) socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
+  socket.resume()
+  setTimeout(() => resetStream(socket), 1_000).unref() // a client that does not read its answer keeps nothing open
+}

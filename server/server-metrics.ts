@@ -1,0 +1,16 @@
+import { Metrics } from '#shared/metrics.ts'
+
+/** Every metric of the server, in one place. */
+export class ServerMetrics extends Metrics {
+  readonly certificates = this.counter('certificates_issued_total', 'Certificates issued to pods.')
+  readonly refusals = this.counter('control_refusals_total', 'Control channels that were refused.', [
+    'reason',
+  ])
+  readonly tickets = this.counter('relay_tickets_total', 'Relay tickets, by what became of them.', [
+    'outcome',
+  ])
+  readonly relayBytes = this.counter('relay_bytes_total', 'Bytes of finished relayed pairs, both ways.')
+  readonly connections = this.counter('connections_total', 'Accepted connections, by their first byte.', [
+    'kind',
+  ])
+}

@@ -1,0 +1,205 @@
+import { createServer as createHttpServer, type Server as HttpServer } from 'node:http'
+import { createServer as createHttpsServer, type Server as HttpsServer } from 'node:https'
+import { createServer, type Server as NetServer, type Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { WebSocketServer } from 'ws'
+import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
+import { pause } from '#shared/lifecycle.ts'
+import type { Logger } from '#shared/log.ts'
+import { handshakeDeadlineMs, tlsFloor } from '#shared/tls.ts'
+import { controlPath, controlProtocol, maxClientFrame } from '#shared/wire.ts'
+import type { CertificateAuthority } from './certificate-authority.ts'
+import type { Hub } from './hub.ts'
+import type { Relay } from './relay.ts'
+import type { ServerMetrics } from './server-metrics.ts'
+
+export interface Deadlines {
+  /** For a connection's first byte, and for the headers of a request, in ms. */
+  firstBytesMs: number
+  handshakeMs: number
+}
+
+export const deadlines: Deadlines = { firstBytesMs: 5_000, handshakeMs: handshakeDeadlineMs }
+
+const maxConnections = 18_000
+/** Of one address: a whole site may be behind one NAT. */
+const maxPerAddress = 6_000
+const tlsRecordHandshake = 0x16
+const serverLeafMs = 30 * 86_400_000
+const renewServerMs = serverLeafMs / 2
+
+export interface ServerOptions {
+  port: number
+  hub: Hub
+  relay: Relay
+  authority: CertificateAuthority
+  metrics: ServerMetrics
+  log: Logger
+  deadlines?: Deadlines
+}
+
+/** The one public port: TLS carries the control channel, plain HTTP upgrades join the relay. */
+export class Server {
+  readonly #options: ServerOptions
+  readonly #deadlines: Deadlines
+  readonly #net: NetServer
+  readonly #plain: HttpServer
+  readonly #tls: HttpsServer
+  readonly #webSockets: WebSocketServer
+  /** Connections that owe us their request. */
+  readonly #expected = new WeakMap<Duplex, NodeJS.Timeout>()
+  readonly #perAddress = new Map<string, number>()
+  #renewal: NodeJS.Timeout | undefined
+
+  constructor(options: ServerOptions) {
+    this.#options = options
+    this.#deadlines = options.deadlines ?? deadlines
+    const http = {
+      headersTimeout: this.#deadlines.firstBytesMs,
+      requestTimeout: 10_000,
+      maxHeaderSize: 8_192,
+    }
+    this.#plain = createHttpServer({ ...http, connectionsCheckingInterval: 1_000 })
+    this.#tls = createHttpsServer({
+      ...http,
+      ...tlsFloor,
+      connectionsCheckingInterval: 1_000,
+      handshakeTimeout: this.#deadlines.handshakeMs,
+    })
+    this.#webSockets = new WebSocketServer({
+      noServer: true,
+      maxPayload: maxClientFrame,
+      perMessageDeflate: false,
+      clientTracking: false,
+      handleProtocols: (offered) => (offered.has(controlProtocol) ? controlProtocol : false),
+    })
+    this.#net = createServer({
+      allowHalfOpen: true,
+      noDelay: true,
+      keepAlive: true,
+      keepAliveInitialDelay: 30_000,
+    })
+    this.#net.maxConnections = maxConnections
+    this.#wire()
+  }
+
+  /** Resolves with the port once both protocols are served. */
+  async listen(): Promise<number> {
+    await this.#renewCertificate()
+    const { promise, resolve, reject } = Promise.withResolvers<void>()
+    const { port } = this.#options
+    this.#net.once('error', (error) =>
+      reject(new EdgeMeshError('bad-config', `Cannot listen on port ${port}: ${error.message}.`, error)),
+    )
+    this.#net.listen({ port, backlog: 4_096 }, resolve)
+    await promise
+    const address = this.#net.address()
+    return typeof address === 'object' && address !== null ? address.port : port
+  }
+
+  get connections(): number {
+    return [...this.#perAddress.values()].reduce((sum, n) => sum + n, 0)
+  }
+
+  /** Accepts no more, tells the clients, and lets joined pairs finish for `drainMs`. */
+  async close(drainMs: number): Promise<void> {
+    const { hub, relay } = this.#options
+    clearTimeout(this.#renewal)
+    this.#net.close()
+    hub.goAway()
+    const until = performance.now() + drainMs
+    while (relay.joinedPairs > 0 && performance.now() < until) await pause(100)
+    relay.close()
+    this.#plain.closeAllConnections()
+    this.#tls.closeAllConnections()
+  }
+
+  #wire(): void {
+    const { hub, relay, log } = this.#options
+    this.#net.on('connection', (socket) => this.#onConnection(socket))
+    this.#net.on('error', (error) => log.error({ error: sentenceOf(error) }, 'cannot accept connections'))
+    this.#plain.on('upgrade', (request, socket, head) => {
+      this.#expectNothing(socket)
+      relay.onUpgrade(request, socket, head)
+    })
+    this.#tls.on('secureConnection', (socket) => this.#expectUpgrade(socket))
+    for (const http of [this.#plain, this.#tls]) {
+      http.on('request', (_request, response) => response.writeHead(404, { connection: 'close' }).end())
+      http.on('clientError', (_error, socket) => socket.destroy())
+    }
+    this.#tls.on('tlsClientError', (error) => log.debug({ error: sentenceOf(error) }, 'TLS handshake failed'))
+    this.#tls.on('upgrade', (request, socket, head) => {
+      this.#expectNothing(socket)
+      socket.on('error', () => socket.destroy())
+      if (request.url !== controlPath || request.headers['sec-websocket-protocol'] !== controlProtocol) {
+        socket.end('HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n')
+        return
+      }
+      this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => hub.accept(webSocket))
+    })
+  }
+
+  #onConnection(socket: Socket): void {
+    const address = socket.remoteAddress ?? ''
+    const count = (this.#perAddress.get(address) ?? 0) + 1
+    socket.on('error', () => socket.destroy())
+    if (count > maxPerAddress) {
+      this.#options.metrics.connections.inc({ kind: 'limited' })
+      socket.destroy()
+      return
+    }
+    this.#perAddress.set(address, count)
+    socket.once('close', () => {
+      const left = (this.#perAddress.get(address) ?? 1) - 1
+      if (left === 0) this.#perAddress.delete(address)
+      else this.#perAddress.set(address, left)
+    })
+    this.#tellApart(socket)
+  }
+
+  /** Hands the connection to TLS or HTTP by its first byte, which is put back. */
+  #tellApart(socket: Socket): void {
+    const { metrics } = this.#options
+    const late = setTimeout(() => {
+      metrics.connections.inc({ kind: 'silent' })
+      socket.destroy()
+    }, this.#deadlines.firstBytesMs)
+    socket.once('close', () => clearTimeout(late))
+    socket.once('readable', () => {
+      clearTimeout(late)
+      const bytes: Buffer | null = socket.read()
+      if (bytes === null) {
+        socket.destroy() // closed without a byte
+        return
+      }
+      socket.unshift(bytes)
+      const isTls = bytes[0] === tlsRecordHandshake
+      metrics.connections.inc({ kind: isTls ? 'tls' : 'plain' })
+      if (!isTls) this.#expectUpgrade(socket)
+      ;(isTls ? this.#tls : this.#plain).emit('connection', socket)
+    })
+  }
+
+  /** Node enforces header deadlines only on servers that listen by themselves; these are handed their sockets. */
+  #expectUpgrade(socket: Duplex): void {
+    const late = setTimeout(() => socket.destroy(), this.#deadlines.firstBytesMs)
+    this.#expected.set(socket, late)
+    socket.once('close', () => clearTimeout(late))
+  }
+
+  #expectNothing(socket: Duplex): void {
+    clearTimeout(this.#expected.get(socket))
+  }
+
+  async #renewCertificate(): Promise<void> {
+    const { authority, log } = this.#options
+    const { key, certificate } = await authority.issueServer(serverLeafMs)
+    this.#tls.setSecureContext({ ...tlsFloor, key: key.reveal(), cert: certificate.chain })
+    this.#renewal = setTimeout(() => {
+      this.#renewCertificate().catch((error) =>
+        log.error({ error: sentenceOf(error) }, 'cannot renew our certificate'),
+      )
+    }, renewServerMs)
+    this.#renewal.unref()
+  }
+}

@@ -1,0 +1,100 @@
+import { isIP } from 'node:net'
+import { EdgeMeshError } from '#shared/errors.ts'
+import { type LogLevel, logLevels } from '#shared/log.ts'
+import { ports } from '#shared/ports.ts'
+
+export interface ServerAddress {
+  host: string
+  port: number
+}
+
+/** All that the sidecar is told by its environment; read in this file only. */
+export interface SidecarConfig {
+  podUid: string
+  podName: string
+  namespace: string
+  podIPs: string[]
+  hostIP: string | undefined
+  node: string | undefined
+  zone: string | undefined
+  servers: ServerAddress[]
+  tokenFile: string
+  trustBundleFile: string
+  trustDomain: string
+  clusterDomain: string
+  /** Keeps the last good catalogue between restarts. */
+  stateFolder: string
+  /** Keeps the key between restarts; must be memory-backed. Without it the key lives in the process only. */
+  identityFolder: string | undefined
+  resolvConf: string
+  logLevel: LogLevel
+  adminPort: number
+  /** How long connections may finish after SIGTERM, in ms. */
+  drainMs: number
+}
+
+type Environment = Record<string, string | undefined>
+
+/** Reads the environment; the first bad variable is one `bad-config` with its name, value and the reason. */
+export function readConfig(env: Environment): SidecarConfig {
+  const must = (name: string) => env[name] || fail(name, env[name], 'it must be set')
+  return {
+    podUid: must('POD_UID'),
+    podName: must('POD_NAME'),
+    namespace: must('POD_NAMESPACE'),
+    podIPs: podIPsOf(must('POD_IPS')),
+    hostIP: env.HOST_IP || undefined,
+    node: env.NODE_NAME || undefined,
+    zone: env.EDGEMESH_ZONE || undefined,
+    servers: must('EDGEMESH_SERVER')
+      .split(',')
+      .map((text) => serverAddress(text.trim())),
+    tokenFile: env.EDGEMESH_TOKEN_FILE || '/var/run/secrets/edgemesh/token',
+    trustBundleFile: env.EDGEMESH_TRUST_BUNDLE_FILE || '/var/run/secrets/edgemesh/ca.crt',
+    trustDomain: env.EDGEMESH_TRUST_DOMAIN || 'cluster.local',
+    clusterDomain: env.EDGEMESH_CLUSTER_DOMAIN || 'cluster.local',
+    stateFolder: env.EDGEMESH_STATE_DIR || '/var/lib/edgemesh',
+    identityFolder: env.EDGEMESH_IDENTITY_DIR || undefined,
+    resolvConf: env.EDGEMESH_RESOLV_CONF || '/etc/resolv.conf',
+    logLevel: logLevel(env.EDGEMESH_LOG_LEVEL || 'info'),
+    adminPort: wholeNumber('EDGEMESH_ADMIN_PORT', env, ports.sidecarAdmin, 1, 65_535),
+    drainMs: 1_000 * wholeNumber('EDGEMESH_DRAIN_SECONDS', env, 25, 0, 3_600),
+  }
+}
+
+function fail(name: string, value: string | undefined, reason: string): never {
+  const shown = value === undefined || value === '' ? 'is not set' : `is "${value}"`
+  throw new EdgeMeshError('bad-config', `Cannot start: ${name} ${shown}: ${reason}.`)
+}
+
+function podIPsOf(text: string): string[] {
+  const addresses = text.split(',').map((a) => a.trim())
+  const bad = addresses.find((a) => isIP(a) === 0)
+  if (bad !== undefined || addresses.length > 2) fail('POD_IPS', text, 'it must be one or two IP addresses')
+  return addresses
+}
+
+function logLevel(text: string): LogLevel {
+  const level = logLevels.find((l) => l === text)
+  return level ?? fail('EDGEMESH_LOG_LEVEL', text, `it must be one of ${logLevels.join(', ')}`)
+}
+
+function wholeNumber(name: string, env: Environment, byDefault: number, min: number, max: number): number {
+  const text = env[name]
+  if (text === undefined || text === '') return byDefault
+  const number = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN
+  return number >= min && number <= max
+    ? number
+    : fail(name, text, `it must be a number from ${min} to ${max}`)
+}
+
+/** `host`, `host:port`, `1.2.3.4:20004` or `[fd00::1]:20004`. */
+function serverAddress(text: string): ServerAddress {
+  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^\s:/[\]]+))(?::(\d{1,5}))?$/.exec(text)
+  const host = match?.[1] ?? match?.[2]
+  const port = match?.[3] === undefined ? ports.server : Number(match[3])
+  if (host === undefined || port < 1 || port > 65_535) {
+    fail('EDGEMESH_SERVER', text, 'each server must be host:port, IPv6 in brackets')
+  }
+  return { host, port }
+}

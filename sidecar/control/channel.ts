@@ -1,0 +1,220 @@
+import { readFile } from 'node:fs/promises'
+import WebSocket from 'ws'
+import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
+import { serverNameOf } from '#shared/identity.ts'
+import { fullJitter, pause } from '#shared/lifecycle.ts'
+import type { Logger } from '#shared/log.ts'
+import { Secret } from '#shared/secret.ts'
+import { createCertificateRequest, tlsFloor } from '#shared/tls.ts'
+import {
+  type CertificateRequest,
+  type ClientMessage,
+  closeCodes,
+  controlPath,
+  controlProtocol,
+  decodeServerMessage,
+  maxServerFrame,
+  type ServerMessage,
+} from '#shared/wire.ts'
+import type { ServerAddress, SidecarConfig } from '../config.ts'
+import type { SidecarMetrics } from '../sidecar-metrics.ts'
+import type { Identity } from './identity.ts'
+
+/** Reconnect delays in ms, full jitter: short, since relayed connections wait for the server to be back. */
+const reconnectBaseMs = 100
+const reconnectCapMs = 1_000
+/** After a refusal (token, unknown pod) there is no hurry. */
+const refusedCapMs = 10_000
+const connectDeadlineMs = 3_000
+/** The server pings every 15 s; silence of this length means that the channel is dead. */
+const silenceMs = 40_000
+
+export interface ChannelOptions {
+  config: Pick<
+    SidecarConfig,
+    'servers' | 'tokenFile' | 'trustBundleFile' | 'trustDomain' | 'podIPs' | 'hostIP' | 'node'
+  >
+  identity: Identity
+  /** What the hello says beside the request: resume point and subscriptions. */
+  hello: () => Pick<Extract<ClientMessage, { type: 'hello' }>, 'resume' | 'subscriptions'>
+  /** Every message of the server but `welcome` and `certificate`, which the channel deals with itself. */
+  onMessage: (message: ServerMessage) => void
+  metrics: SidecarMetrics
+  log: Logger
+}
+
+/** The control channel to the server: keeps itself connected, and the identity renewed. */
+export class ControlChannel {
+  readonly #options: ChannelOptions
+  readonly #aborter = new AbortController()
+  #socket: WebSocket | undefined
+  #up = false
+  #server: ServerAddress
+  #running: Promise<void> | undefined
+  #renewal: NodeJS.Timeout | undefined
+
+  constructor(options: ChannelOptions) {
+    this.#options = options
+    this.#server = options.config.servers[0] as ServerAddress
+  }
+
+  /** Whether the server has welcomed us and the channel is open. */
+  get up(): boolean {
+    return this.#up
+  }
+
+  /** The server of the present (or last) channel; relay tickets are redeemed there. */
+  get server(): ServerAddress {
+    return this.#server
+  }
+
+  start(): void {
+    this.#running ??= this.#run()
+  }
+
+  /** Returns false when the server is away. */
+  send(message: ClientMessage): boolean {
+    if (!this.#up || this.#socket?.readyState !== WebSocket.OPEN) return false
+    this.#socket.send(JSON.stringify(message))
+    return true
+  }
+
+  /** Starts over with a new hello, when what the server sends does not follow on what we have. */
+  reconnect(): void {
+    this.#socket?.close(closeCodes.goingAway)
+  }
+
+  async close(): Promise<void> {
+    this.#aborter.abort()
+    clearTimeout(this.#renewal)
+    this.#socket?.terminate()
+    await this.#running
+  }
+
+  async #run(): Promise<void> {
+    const { log, config, metrics } = this.#options
+    const { signal } = this.#aborter
+    for (let attempt = 0; !signal.aborted; attempt++) {
+      this.#server = config.servers[attempt % config.servers.length] as ServerAddress
+      let capMs = reconnectCapMs
+      let waitMs = 0
+      try {
+        const close = await this.#session()
+        if (this.#up) attempt = 0
+        metrics.controlConnects.inc({ outcome: this.#up ? 'welcome' : 'refused' })
+        if (!this.#up && close.code !== closeCodes.goingAway) capMs = refusedCapMs
+        waitMs = close.comeBackMs
+        if (!signal.aborted)
+          log.warn({ server: this.#server, code: close.code, reason: close.reason }, 'lost the server')
+      } catch (error) {
+        metrics.controlConnects.inc({ outcome: 'failed' })
+        const line = { server: this.#server, attempt, error: sentenceOf(error) }
+        if (!signal.aborted)
+          log[attempt % 50 === 0 ? 'warn' : 'debug'](line, 'cannot reach the server; trying again')
+      } finally {
+        this.#up = false
+      }
+      await pause(waitMs + fullJitter(attempt, reconnectBaseMs, capMs), signal)
+    }
+  }
+
+  /** One connection, from dialling to its close. */
+  async #session(): Promise<{ code: number; reason: string; comeBackMs: number }> {
+    const { host, port } = this.#server
+    const { config, log } = this.#options
+    const [ca, request] = await Promise.all([readFile(config.trustBundleFile), this.#request()])
+    const authority = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
+    const tls = { ...tlsFloor, ca, servername: serverNameOf(config.trustDomain) }
+    const socket = new WebSocket(`wss://${authority}${controlPath}`, controlProtocol, {
+      ...tls,
+      handshakeTimeout: connectDeadlineMs,
+      maxPayload: maxServerFrame,
+      perMessageDeflate: false,
+      skipUTF8Validation: true,
+    })
+    this.#socket = socket
+    const { promise, resolve, reject } = Promise.withResolvers<{
+      code: number
+      reason: string
+      comeBackMs: number
+    }>()
+    let comeBackMs = 0
+    const silence = setTimeout(() => socket.terminate(), silenceMs)
+    socket.on('ping', () => silence.refresh())
+    socket.on('open', () => this.#hello(socket, request))
+    socket.on('message', (data) => {
+      silence.refresh()
+      try {
+        const message = decodeServerMessage(String(data))
+        if (message.type === 'goingAway') comeBackMs = message.comeBackMs
+        this.#onMessage(message)
+      } catch (error) {
+        log.error({ error: sentenceOf(error) }, 'the server sent what we cannot take; reconnecting')
+        socket.close(closeCodes.badMessage)
+      }
+    })
+    socket.on('error', reject)
+    socket.on('close', (code, reason) => resolve({ code, reason: String(reason), comeBackMs }))
+    return promise.finally(() => clearTimeout(silence))
+  }
+
+  #hello(socket: WebSocket, request: CertificateRequest): void {
+    const { config, hello } = this.#options
+    const message: ClientMessage = {
+      type: 'hello',
+      v: 1,
+      request,
+      podIPs: config.podIPs,
+      ...(config.hostIP === undefined ? {} : { hostIP: config.hostIP }),
+      ...(config.node === undefined ? {} : { node: config.node }),
+      ...hello(),
+    }
+    socket.send(JSON.stringify(message))
+  }
+
+  #onMessage(message: ServerMessage): void {
+    const { identity, onMessage, log } = this.#options
+    if (message.type === 'welcome' || message.type === 'certificate') {
+      identity.replace(message.certificate)
+      this.#scheduleRenewal(message.certificate.notAfter)
+      if (message.type === 'welcome') {
+        this.#up = true
+        log.info({ server: this.#server, replica: message.replica }, 'connected to the server')
+      }
+    } else if (message.type === 'error')
+      log.error({ code: message.code, refused: message.message }, 'the server refuses us')
+    else onMessage(message)
+  }
+
+  /** A fresh token for each request: the kubelet rotates the file. */
+  async #request(): Promise<CertificateRequest> {
+    const { config, identity } = this.#options
+    const token = await readFile(config.tokenFile, 'utf8').catch((error) => {
+      throw new EdgeMeshError(
+        'unauthenticated',
+        `Cannot read the token ${config.tokenFile}: ${error.message}.`,
+        error,
+      )
+    })
+    return createCertificateRequest(identity.keys, new Secret(token.trim()))
+  }
+
+  /** Renews at 50 to 70 % of what is left of the certificate's life, jittered so that pods do not come together. */
+  #scheduleRenewal(notAfter: number): void {
+    clearTimeout(this.#renewal)
+    const lifeMs = Math.max(0, notAfter - Date.now())
+    const inMs = Math.min(lifeMs * (0.5 + 0.2 * Math.random()), 2 ** 31 - 1)
+    this.#renewal = setTimeout(() => this.#renew(notAfter), Math.max(inMs, 1_000))
+    this.#renewal.unref()
+  }
+
+  /** Without the server nothing is to be done: each new hello brings a new certificate. */
+  async #renew(notAfter: number): Promise<void> {
+    try {
+      this.send({ type: 'renew', request: await this.#request() })
+    } catch (error) {
+      this.#options.log.warn({ error: sentenceOf(error) }, 'cannot renew the certificate yet')
+    }
+    this.#scheduleRenewal(notAfter)
+  }
+}

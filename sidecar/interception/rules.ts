@@ -1,0 +1,219 @@
+import { isIP } from 'node:net'
+import { EdgeMeshError } from '#shared/errors.ts'
+import { ports, SIDECAR_UID } from '#shared/ports.ts'
+
+export type Family = 4 | 6
+
+/** What is captured in one address family. */
+export interface Capture {
+  family: Family
+  /** Service CIDRs: only traffic to them is redirected. */
+  serviceCidrs: readonly string[]
+  /** The resolv.conf servers; port 53 of each goes to our resolver. Loopback ones are never redirected. */
+  dnsServers: readonly string[]
+  /** ClusterIPs of services that opted out (noproxy=edgemesh). */
+  ignoredAddresses: readonly string[]
+}
+
+/** Chains of ours and their rules, as iptables-save prints them without the leading `-A CHAIN`. */
+export interface Table {
+  name: 'nat' | 'raw'
+  chains: { name: string; rules: string[] }[]
+  /** Jumps from the kernel's chains into ours; added last, removed first. */
+  jumps: { from: string; rule: string }[]
+}
+
+export const rootChain = 'EDGE-MESH'
+const tcpChain = 'EDGE-MESH-TCP'
+const queryChain = 'EDGE-MESH-DNS-OUT'
+const replyChain = 'EDGE-MESH-DNS-IN'
+
+const comment = (text: string) => `-m comment --comment "${text}"`
+
+/** Sorts addresses and CIDRs by family; a malformed one is a `bad-config` that names where it came from. */
+export function byFamily(items: readonly string[], from: string): Record<Family, string[]> {
+  const sorted: Record<Family, string[]> = { 4: [], 6: [] }
+  for (const item of items) {
+    const [address = '', prefix, ...more] = item.split('/')
+    const family = isIP(address)
+    const bits = prefix === undefined ? 0 : /^\d{1,3}$/.test(prefix) ? Number(prefix) : 999
+    if (family === 0 || more.length > 0 || bits > (family === 4 ? 32 : 128)) {
+      throw new EdgeMeshError(
+        'bad-config',
+        `Cannot use "${item}" of ${from}: it is not an IP address or CIDR.`,
+      )
+    }
+    sorted[family as Family].push(item)
+  }
+  return sorted
+}
+
+/** The tables of one family, or none where there is nothing to capture in it. */
+export function tablesFor(capture: Capture): Table[] {
+  const { family, serviceCidrs, ignoredAddresses } = capture
+  const servers = capture.dnsServers.filter((s) => !isLoopback(s))
+  if (serviceCidrs.length === 0 && servers.length === 0) return []
+  const loopback = family === 4 ? '127.0.0.0/8' : '::1/128'
+  const bits = family === 4 ? 32 : 128
+  const host = (address: string) => (address.includes('/') ? address : `${address}/${bits}`)
+  const root = [
+    `-m owner --uid-owner ${SIDECAR_UID} ${comment('sidecar traffic is never captured')} -j RETURN`,
+    `-o lo ${comment('loopback is never captured')} -j RETURN`,
+    `-d ${loopback} ${comment('loopback is never captured')} -j RETURN`,
+    ...servers.flatMap((server) =>
+      ['udp', 'tcp'].map(
+        (protocol) =>
+          `-d ${host(server)} -p ${protocol} -m ${protocol} --dport 53 ${comment('names are answered by the sidecar')} -j REDIRECT --to-ports ${ports.dns}`,
+      ),
+    ),
+    ...ignoredAddresses.map(
+      (a) => `-d ${host(a)} ${comment('ignored service (noproxy=edgemesh)')} -j RETURN`,
+    ),
+    ...serviceCidrs.map((cidr) => `-d ${host(cidr)} -p tcp ${comment('edgemesh services')} -j ${tcpChain}`),
+  ]
+  const redirect = `-p tcp ${comment('to the intercepting proxy')} -j REDIRECT --to-ports ${ports.interceptor}`
+  const nat: Table = {
+    name: 'nat',
+    chains: [
+      { name: rootChain, rules: root },
+      { name: tcpChain, rules: [redirect] },
+    ],
+    jumps: [{ from: 'OUTPUT', rule: `${comment('edgemesh root chain')} -j ${rootChain}` }],
+  }
+  return servers.length === 0 ? [nat] : [nat, untrackedDns(servers.map(host))]
+}
+
+/**
+ * Keeps the sidecar's own queries out of conntrack. NAT is decided by a flow's first packet: where an app has just
+ * asked the same server from the same source port, its entry would send the sidecar's query back to the sidecar,
+ * a loop (istio #33469). All replies from the servers are the sidecar's, as the apps' queries never leave.
+ */
+function untrackedDns(servers: readonly string[]): Table {
+  const each = (rule: (server: string, protocol: string) => string) =>
+    servers.flatMap((server) => ['udp', 'tcp'].map((protocol) => rule(server, protocol)))
+  const text = comment('queries of the sidecar are not tracked')
+  return {
+    name: 'raw',
+    chains: [
+      {
+        name: queryChain,
+        rules: each(
+          (server, p) =>
+            `-d ${server} -p ${p} -m ${p} --dport 53 -m owner --uid-owner ${SIDECAR_UID} ${text} -j CT --notrack`,
+        ),
+      },
+      {
+        name: replyChain,
+        rules: each((server, p) => `-s ${server} -p ${p} -m ${p} --sport 53 ${text} -j CT --notrack`),
+      },
+    ],
+    jumps: [
+      { from: 'OUTPUT', rule: `${comment('edgemesh dns')} -j ${queryChain}` },
+      { from: 'PREROUTING', rule: `${comment('edgemesh dns')} -j ${replyChain}` },
+    ],
+  }
+}
+
+/**
+ * Input for `iptables-restore --noflush`: all of it takes effect at once or not at all. `present` is what
+ * iptables-save shows now: jumps that are there are taken out first, so a rerun changes nothing.
+ */
+export function renderInstall(tables: readonly Table[], present: string): string {
+  return tables
+    .flatMap(({ name, chains, jumps }) => [
+      `*${name}`,
+      ...chains.map((c) => `:${c.name} - [0:0]`), // declares the chain, or empties the one that is there
+      ...removals(
+        present,
+        name,
+        jumps.map((j) => j.rule),
+      ),
+      ...chains.flatMap((c) => c.rules.map((rule) => `-A ${c.name} ${rule}`)),
+      ...jumps.map((j) => `-A ${j.from} ${j.rule}`),
+      'COMMIT',
+    ])
+    .concat('')
+    .join('\n')
+}
+
+/** Input for `iptables-restore --noflush` that takes every chain and jump of ours out of what is present. */
+export function renderCleanup(present: string): string {
+  const lines: string[] = []
+  for (const [name, table] of Object.entries(tablesOf(present))) {
+    const ours = table.chains.filter((c) => c.startsWith(rootChain))
+    if (ours.length === 0) continue
+    lines.push(
+      `*${name}`,
+      ...table.rules
+        .filter((r) => !r.startsWith(`-A ${rootChain}`) && jumpsToOurs(r))
+        .map((r) => r.replace(/^-A/, '-D')),
+      ...ours.map((chain) => `-F ${chain}`),
+      ...ours.map((chain) => `-X ${chain}`),
+      'COMMIT',
+    )
+  }
+  return lines.length === 0 ? '' : `${lines.join('\n')}\n`
+}
+
+/** What is missing or foreign in our chains, as sentences; empty when iptables-save shows just what we wrote. */
+export function differences(tables: readonly Table[], present: string): string[] {
+  const found = tablesOf(present)
+  return tables.flatMap(({ name, chains, jumps }) => {
+    const rules = found[name]?.rules ?? []
+    const wrong: string[] = []
+    for (const chain of chains) {
+      const wanted = chain.rules.map((r) => normalize(`-A ${chain.name} ${r}`))
+      const actual = rules.filter((r) => r.startsWith(`-A ${chain.name} `)).map(normalize)
+      if (wanted.join('\n') !== actual.join('\n'))
+        wrong.push(`chain ${chain.name} of table ${name} is not as written`)
+    }
+    for (const { from, rule } of jumps) {
+      const count = rules.map(normalize).filter((r) => r === normalize(`-A ${from} ${rule}`)).length
+      if (count !== 1) wrong.push(`${from} of table ${name} jumps to our chain ${count} times`)
+    }
+    return wrong
+  })
+}
+
+/** Whether iptables-save output holds chains of ours. */
+export function holdsOurs(present: string): boolean {
+  return Object.values(tablesOf(present)).some((t) => t.chains.some((c) => c.startsWith(rootChain)))
+}
+
+/** Whether it holds any rule or chain at all, beyond the kernel's own. */
+export function holdsAny(present: string): boolean {
+  return /^-A /m.test(present) || /^:\S+ - /m.test(present)
+}
+
+function removals(present: string, table: string, rules: readonly string[]): string[] {
+  const targets = rules.map((r) => r.split(' -j ')[1])
+  return (tablesOf(present)[table]?.rules ?? [])
+    .filter((r) => targets.includes(r.split(' -j ')[1]) && !r.startsWith(`-A ${rootChain}`))
+    .map((r) => r.replace(/^-A/, '-D'))
+}
+
+function jumpsToOurs(rule: string): boolean {
+  return rule.split(' -j ')[1]?.startsWith(rootChain) === true
+}
+
+function tablesOf(present: string): Record<string, { chains: string[]; rules: string[] }> {
+  const tables: Record<string, { chains: string[]; rules: string[] }> = {}
+  let current = { chains: [] as string[], rules: [] as string[] }
+  for (const line of present.split('\n')) {
+    if (line.startsWith('*')) {
+      current = { chains: [], rules: [] }
+      tables[line.slice(1).trim()] = current
+    } else if (line.startsWith(':')) current.chains.push(line.slice(1).split(' ')[0] ?? '')
+    else if (line.startsWith('-A')) current.rules.push(line)
+  }
+  return tables
+}
+
+/** The back ends differ in the order of matches and in quotes; the words are the same. */
+function normalize(rule: string): string {
+  return (rule.match(/"[^"]*"|\S+/g) ?? []).sort().join(' ')
+}
+
+function isLoopback(address: string): boolean {
+  return address.startsWith('127.') || address === '::1'
+}

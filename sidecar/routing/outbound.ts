@@ -1,0 +1,152 @@
+import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { idOf, type ServiceEntry } from '#shared/catalogue.ts'
+import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
+import { sidecarPorts } from '#shared/ports.ts'
+import { resetStream, type SpliceResult, spliceSockets } from '#shared/splice.ts'
+import type { AccessLog, Entry } from '../access-log.ts'
+import type { Balancer } from '../services/balancer.ts'
+import type { Catalogue } from '../services/catalogue.ts'
+import type { CatalogueWatch } from '../services/catalogue-watch.ts'
+import { type Destination, decideDestination } from '../services/destination.ts'
+import { authorityOf } from '../tunnel/connect.ts'
+import type { Router } from './router.ts'
+
+/** Endpoints tried for one connection before the app sees a reset. */
+const maxAttempts = 3
+/** How long an app waits at most until its connection is through or reset, in ms. */
+const connectDeadlineMs = 15_000
+
+export interface OutboundOptions {
+  self: { podUid: string; podIPs: readonly string[]; node: string | undefined; zone: string | undefined }
+  catalogue: Catalogue
+  watch: CatalogueWatch
+  balancer: Balancer
+  router: Router
+  accessLog: AccessLog
+  signal: AbortSignal
+}
+
+interface Connected {
+  stream: Duplex
+  release: () => void
+}
+
+/** Carries one captured connection from the app to an endpoint of the service that it dialled. */
+export class Outbound {
+  readonly #options: OutboundOptions
+
+  constructor(options: OutboundOptions) {
+    this.#options = options
+  }
+
+  /** Never rejects; the outcome is the app's bytes, or a reset, and one access line. */
+  async carry(socket: Socket, destination: Destination): Promise<void> {
+    const { accessLog, signal } = this.#options
+    const entry = accessLog.open({
+      direction: 'outbound',
+      destination: authorityOf(destination.address, destination.port),
+    })
+    const gone = new AbortController()
+    const onClose = () => gone.abort(new EdgeMeshError('reset', 'Cannot go on: the app gave up.'))
+    socket.once('close', onClose)
+    const late = setTimeout(() => gone.abort(tooLate), connectDeadlineMs)
+    try {
+      const { stream, release } = await this.#connect(
+        socket,
+        destination,
+        entry,
+        AbortSignal.any([gone.signal, signal]),
+      )
+      entry.connected()
+      const result = await spliceSockets(socket, stream, { signal }).finally(release)
+      entry.close({ sent: result.aToB, received: result.bToA, closeReason: reasonOf(result) })
+    } catch (error) {
+      resetStream(socket)
+      entry.close({ closeReason: codeOf(error), error: sentenceOf(error) })
+    } finally {
+      clearTimeout(late)
+      socket.off('close', onClose)
+    }
+  }
+
+  async #connect(
+    socket: Socket,
+    destination: Destination,
+    entry: Entry,
+    signal: AbortSignal,
+  ): Promise<Connected> {
+    const { catalogue, self, router } = this.#options
+    const decision = decideDestination(destination, (address) => catalogue.byAddress(address), {
+      podIPs: self.podIPs,
+      ownPorts: sidecarPorts,
+    })
+    if (decision.kind === 'service') {
+      return this.#connectService(decision.service, decision.portName, socket, destination, entry, signal)
+    }
+    if (decision.kind === 'reset') {
+      throw new EdgeMeshError('refused', `Cannot connect to ${destination.address}: ${decision.why}.`)
+    }
+    const endpoint = { addresses: [destination.address], sidecar: false }
+    const { stream, route } = await router.connect({ endpoint, ...destination }, signal)
+    entry.chose({ endpoint: authorityOf(destination.address, destination.port), route })
+    return { stream, release: () => undefined }
+  }
+
+  /** Tries one endpoint after another, before the first byte only, until one is connected. */
+  async #connectService(
+    service: ServiceEntry,
+    portName: string,
+    socket: Socket,
+    destination: Destination,
+    entry: Entry,
+    signal: AbortSignal,
+  ): Promise<Connected> {
+    const { watch, balancer, self } = this.#options
+    const id = idOf(service)
+    entry.chose({ service: `${id}:${destination.port}` })
+    const failed = new Set<string>()
+    let last: unknown
+    while (failed.size < maxAttempts && !signal.aborted) {
+      const endpoints = await watch.endpoints(id, signal)
+      const wanted = {
+        service,
+        portName,
+        endpoints,
+        client: socket.remoteAddress ?? '',
+        self,
+        exclude: failed,
+      }
+      const choice = balancer.pick({ ...wanted, address: destination.address })
+      if (choice === undefined) break
+      const { endpoint, address, port, key } = choice
+      entry.chose({
+        endpoint: authorityOf(address, port),
+        ...(endpoint.podUid === undefined ? {} : { podUid: endpoint.podUid }),
+      })
+      balancer.opened(id, key)
+      try {
+        const { stream, route } = await this.#options.router.connect({ endpoint, address, port }, signal)
+        entry.chose({ route })
+        return { stream, release: () => balancer.closed(id, key) }
+      } catch (error) {
+        balancer.closed(id, key)
+        failed.add(key)
+        last = error
+      }
+    }
+    throw (
+      last ?? new EdgeMeshError('no-endpoint', `Cannot connect to service ${id}: it has no ready endpoint.`)
+    )
+  }
+}
+
+const tooLate = new EdgeMeshError(
+  'timeout',
+  `Cannot connect: no endpoint answered within ${connectDeadlineMs} ms.`,
+)
+
+function reasonOf(result: SpliceResult): string {
+  if (result.reason !== 'reset') return result.reason
+  return result.by === 'a' ? 'reset by app' : 'reset by peer'
+}

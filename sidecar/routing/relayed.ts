@@ -1,0 +1,120 @@
+import { request } from 'node:http'
+import { connect } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
+import { withDeadline } from '#shared/lifecycle.ts'
+import type { Logger } from '#shared/log.ts'
+import { relayPath, relayProtocol, type ServerMessage, ticketHeader } from '#shared/wire.ts'
+import type { ServerAddress } from '../config.ts'
+import type { ControlChannel } from '../control/channel.ts'
+import type { SidecarMetrics } from '../sidecar-metrics.ts'
+
+const ticketDeadlineMs = 5_000
+/** Relayed dials and joins under way at once; beyond it they fail at once. */
+const maxPending = 256
+
+type Answer = Extract<ServerMessage, { type: 'ticket' | 'failed' }>
+
+/** Relayed connections: asks the server for tickets, and joins what peers ask of us. */
+export class RelayClient {
+  readonly #channel: ControlChannel
+  readonly #metrics: SidecarMetrics
+  readonly #log: Logger
+  readonly #pending = new Map<number, (answer: Answer) => void>()
+  #joining = 0
+  #lastId = 0
+
+  constructor(channel: ControlChannel, metrics: SidecarMetrics, log: Logger) {
+    this.#channel = channel
+    this.#metrics = metrics
+    this.#log = log
+  }
+
+  get available(): boolean {
+    return this.#channel.up
+  }
+
+  /** A byte stream to the peer's tunnel endpoint, through the server. */
+  async dial(podUid: string): Promise<Duplex> {
+    try {
+      const stream = await joinRelay(this.#channel.server, await this.#ticket(podUid))
+      this.#metrics.relayJoins.inc({ side: 'dialer', outcome: 'joined' })
+      return stream
+    } catch (error) {
+      this.#metrics.relayJoins.inc({ side: 'dialer', outcome: codeOf(error) })
+      throw error
+    }
+  }
+
+  /** The server's answer to one of our requests. */
+  onAnswer(answer: Answer): void {
+    this.#pending.get(answer.id)?.(answer)
+  }
+
+  /** A peer asks for us: joins and hands the stream to `serve`. Never rejects. */
+  async join(ticket: string, serve: (stream: Duplex) => void): Promise<void> {
+    if (this.#joining >= maxPending) return
+    this.#joining++
+    try {
+      serve(await joinRelay(this.#channel.server, ticket))
+      this.#metrics.relayJoins.inc({ side: 'acceptor', outcome: 'joined' })
+    } catch (error) {
+      this.#metrics.relayJoins.inc({ side: 'acceptor', outcome: codeOf(error) })
+      this.#log.info({ error: sentenceOf(error) }, 'could not join the relay for a peer')
+    } finally {
+      this.#joining--
+    }
+  }
+
+  async #ticket(podUid: string): Promise<string> {
+    this.#lastId = (this.#lastId % 1_000_000_000) + 1
+    const id = this.#lastId
+    const { promise, resolve } = Promise.withResolvers<Answer>()
+    const fail = (code: 'not-connected' | 'limit' | 'unreachable', why: string) =>
+      new EdgeMeshError(code, `Cannot relay to pod ${podUid}: ${why}.`)
+    if (this.#pending.size >= maxPending) throw fail('limit', 'too many requests are waiting')
+    this.#pending.set(id, resolve)
+    try {
+      if (!this.#channel.send({ type: 'relay', id, podUid }))
+        throw fail('not-connected', 'the server is away')
+      const answer = await withDeadline(promise, ticketDeadlineMs, `get a relay ticket for pod ${podUid}`)
+      if (answer.type === 'ticket') return answer.ticket
+      throw fail(answer.code === 'limit' ? 'limit' : 'unreachable', answer.message)
+    } finally {
+      this.#pending.delete(id)
+    }
+  }
+}
+
+/** How long the other side may take to join, in ms; the server's own deadline is 10 s. */
+const joinDeadlineMs = 11_000
+
+/**
+ * Joins the relay with a ticket: resolves with the byte stream to the other side once both have joined. The
+ * stream is raw TCP through the server; what goes over it is the pods' own mTLS.
+ */
+function joinRelay(server: ServerAddress, ticket: string): Promise<Duplex> {
+  const { promise, resolve, reject } = Promise.withResolvers<Duplex>()
+  const joining = request({
+    path: relayPath,
+    createConnection: () =>
+      connect({ ...server, noDelay: true, keepAlive: true, keepAliveInitialDelay: 30_000 }),
+    headers: { connection: 'Upgrade', upgrade: relayProtocol, [ticketHeader]: ticket },
+    signal: AbortSignal.timeout(joinDeadlineMs),
+  })
+  const fail = (why: string, cause?: unknown) =>
+    reject(new EdgeMeshError('unreachable', `Cannot join the relay at ${server.host}: ${why}.`, cause))
+  joining.once('upgrade', (_response, socket, head) => {
+    if (head.length > 0) socket.unshift(head)
+    resolve(socket)
+  })
+  joining.once('response', (response) => {
+    response.resume()
+    fail(`it answers ${response.statusCode}`)
+    joining.destroy()
+  })
+  joining.on('error', (error) => fail(error.message, error))
+  joining.once('close', () => fail('it closed the connection'))
+  joining.end()
+  return promise
+}

@@ -1,0 +1,151 @@
+import type { Duplex } from 'node:stream'
+import type { Endpoint } from '#shared/catalogue.ts'
+import { dial } from '#shared/dial.ts'
+import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
+import { pause } from '#shared/lifecycle.ts'
+import type { Logger } from '#shared/log.ts'
+import { ports } from '#shared/ports.ts'
+import type { SidecarMetrics } from '../sidecar-metrics.ts'
+import type { SessionPool } from '../tunnel/pool.ts'
+import { PeerMemory } from './peers.ts'
+import { plan, type RouteKind, type Step } from './plan.ts'
+
+/** How long a TCP connect to an endpoint or its sidecar may take, in ms. */
+const dialDeadlineMs = 4_000
+
+export interface Target {
+  endpoint: Pick<Endpoint, 'podUid' | 'sidecar' | 'addresses'>
+  /** Address and port of the app, as the far pod knows them. */
+  address: string
+  port: number
+}
+
+export interface Relay {
+  readonly available: boolean
+  /** A byte stream to the peer through the server; `peer-absent` and the like as errors. */
+  dial(podUid: string): Promise<Duplex>
+}
+
+export interface RouterOptions {
+  self: { podUid: string; podIPs: readonly string[] }
+  pools: Record<'direct' | 'relayed', SessionPool>
+  relay: Relay
+  /** Ends every dial when the sidecar stops. */
+  signal: AbortSignal
+  metrics: SidecarMetrics
+  log: Logger
+  /** Port of the peers' tunnel endpoints. */
+  tunnelPort?: number
+}
+
+/** Acts on the plan: races the routes to an endpoint and opens one stream on the one that is there first. */
+export class Router {
+  readonly #options: RouterOptions
+  readonly #memory = new PeerMemory()
+
+  constructor(options: RouterOptions) {
+    this.#options = options
+  }
+
+  /**
+   * A byte stream to the endpoint's app, with the route that it took. Rejects with the code of what the app
+   * should be shown (`refused`, `timeout`, `unreachable`, `forbidden`...).
+   */
+  async connect(target: Target, signal: AbortSignal): Promise<{ stream: Duplex; route: RouteKind }> {
+    const { self } = this.#options
+    const podUid = target.endpoint.podUid ?? ''
+    const steps = plan(target.endpoint, self, this.#knowledgeOf(podUid), performance.now())
+    const first = steps[0]?.route
+    if (first === 'local' || first === 'plain') {
+      const { address: host, port } = target
+      const stream = await dial({ host, port, deadlineMs: dialDeadlineMs, signal })
+      return { stream, route: first }
+    }
+    for (const step of steps.filter((s) => s.background)) {
+      this.#prepare(step.route as 'direct', target, podUid).catch(() => undefined) // remembered and logged there
+    }
+    const raced = steps.filter((s) => !s.background)
+    const route = await this.#race(target, podUid, raced)
+    const pool = this.#options.pools[route]
+    const stream = await pool.open({ ...target, podUid }, () => this.#dial(route, target, podUid), signal)
+    return { stream, route }
+  }
+
+  #knowledgeOf(podUid: string) {
+    const { pools, relay } = this.#options
+    const sessions = new Set<RouteKind>()
+    if (pools.direct.has(podUid)) sessions.add('direct')
+    if (pools.relayed.has(podUid)) sessions.add('relayed')
+    return { sessions, blockedUntil: this.#memory.blockedUntil(podUid), relayAvailable: relay.available }
+  }
+
+  /** The first route that has a session. Slower ones go on and leave theirs to the pool for later streams. */
+  async #race(target: Target, podUid: string, steps: Step[]): Promise<'direct' | 'relayed'> {
+    const failures: unknown[] = []
+    const decided = new AbortController()
+    let precedingFailed: Promise<unknown> = Promise.resolve()
+    const attempts = steps.map(({ route, afterMs }, i) => {
+      const mayStart =
+        i === 0 ? Promise.resolve() : Promise.race([pause(afterMs, decided.signal), precedingFailed])
+      const attempt = mayStart.then(() => {
+        if (decided.signal.aborted)
+          throw new EdgeMeshError('stopping', 'Cannot go on: another route was faster.')
+        return this.#prepare(route as 'direct' | 'relayed', target, podUid)
+      })
+      precedingFailed = new Promise((resolve) => attempt.catch(resolve))
+      return attempt.catch((error) => {
+        failures.push(error)
+        throw error
+      })
+    })
+    try {
+      return await Promise.any(attempts)
+    } catch {
+      throw this.#noRoute(podUid, failures)
+    } finally {
+      decided.abort()
+    }
+  }
+
+  async #prepare(route: 'direct' | 'relayed', target: Target, podUid: string): Promise<'direct' | 'relayed'> {
+    const { pools, metrics, log } = this.#options
+    try {
+      if (!pools[route].has(podUid))
+        await pools[route].prepare(podUid, () => this.#dial(route, target, podUid))
+      this.#memory.succeeded(podUid, route)
+      return route
+    } catch (error) {
+      if (route === 'direct') this.#memory.failed(podUid, route, performance.now())
+      metrics.routeFailures.inc({ route, reason: codeOf(error) })
+      log.debug({ podUid, route, error: sentenceOf(error) }, 'a route failed')
+      throw error
+    }
+  }
+
+  async #dial(route: 'direct' | 'relayed', target: Target, podUid: string): Promise<Duplex> {
+    const { relay, self, signal, tunnelPort = ports.tunnel } = this.#options
+    if (route === 'relayed') return relay.dial(podUid)
+    // The family that the app asked for first, then the pod's other address; never an address of our own.
+    const candidates = [target.address, ...target.endpoint.addresses.filter((a) => a !== target.address)]
+    let last: unknown
+    for (const host of candidates.filter((a) => !self.podIPs.includes(a))) {
+      try {
+        return await dial({ host, port: tunnelPort, deadlineMs: dialDeadlineMs, signal })
+      } catch (error) {
+        last = error
+      }
+    }
+    throw (
+      last ?? new EdgeMeshError('unreachable', `Cannot reach pod ${podUid} directly: its address is our own.`)
+    )
+  }
+
+  #noRoute(podUid: string, failures: unknown[]): EdgeMeshError {
+    const told = failures.map((f) => sentenceOf(f)).join(' ')
+    const code = failures.every((f) => codeOf(f) === 'timeout') ? 'timeout' : 'unreachable'
+    return new EdgeMeshError(
+      code,
+      `Cannot reach pod ${podUid} by any route: ${told || 'none is possible now.'}`,
+    )
+  }
+}

@@ -1,0 +1,56 @@
+import { connect, type Socket } from 'node:net'
+import { codeOf, EdgeMeshError, sentenceOf } from './errors.ts'
+import { connectFailureOf } from './splice.ts'
+
+export interface DialOptions {
+  host: string
+  port: number
+  deadlineMs: number
+  signal: AbortSignal
+}
+
+/**
+ * Connects a TCP socket with half-open allowed, or fails with `refused`, `timeout` or `unreachable` within the
+ * deadline. An aborted wait rejects with the signal's reason.
+ */
+export function dial({ host, port, deadlineMs, signal }: DialOptions): Promise<Socket> {
+  if (signal.aborted) return Promise.reject(signal.reason)
+  const { promise, resolve, reject } = Promise.withResolvers<Socket>()
+  const socket = connect({
+    host,
+    port,
+    allowHalfOpen: true,
+    noDelay: true,
+    keepAlive: true,
+    keepAliveInitialDelay: 30_000,
+  })
+  const give = (error: unknown) => {
+    reject(error)
+    socket.destroy()
+  }
+  const late = () => give(failure(host, port, 'timeout', `no answer within ${deadlineMs} ms`))
+  const timer = setTimeout(late, deadlineMs)
+  const onAbort = () => give(signal.reason)
+  signal.addEventListener('abort', onAbort, { once: true })
+  const onError = (error: Error) =>
+    give(failure(host, port, connectFailureOf(codeOf(error)), sentenceOf(error), error))
+  socket.once('error', onError)
+  socket.once('connect', () => {
+    socket.off('error', onError)
+    resolve(socket)
+  })
+  return promise.finally(() => {
+    clearTimeout(timer)
+    signal.removeEventListener('abort', onAbort)
+  })
+}
+
+function failure(
+  host: string,
+  port: number,
+  code: 'refused' | 'timeout' | 'unreachable',
+  why: string,
+  cause?: unknown,
+): EdgeMeshError {
+  return new EdgeMeshError(code, `Cannot connect to ${host} port ${port}: ${why}.`, cause)
+}

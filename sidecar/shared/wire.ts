@@ -1,0 +1,132 @@
+import { endpoint, ipAddress, podUid, serviceEntry, serviceId } from './catalogue.ts'
+import { flag, integer, list, type Of, object, oneOf, optional, parseJson, tagged, text } from './shape.ts'
+
+/**
+ * Every message that crosses a socket between sidecar and server. The control channel is a WebSocket over TLS at
+ * `controlPath`, subprotocol `controlProtocol`; each message is one JSON text frame. The version travels first:
+ * in the subprotocol, and again as `v` in hello and welcome.
+ */
+export const controlPath = '/control'
+export const controlProtocol = 'edgemesh.v1'
+export const wireVersion = 1
+
+/** Largest frame in bytes that each side accepts. A full index of 3,000 services is under 1 MiB. */
+export const maxClientFrame = 64 * 1024
+export const maxServerFrame = 32 * 1024 * 1024
+
+/**
+ * Relay joins: `GET relayPath` with `Upgrade: relayProtocol` and the ticket in `ticketHeader`, answered by 101 once
+ * both sides have joined; from then on the two TCP streams are one.
+ */
+export const relayPath = '/relay'
+export const relayProtocol = 'edgemesh-relay-v1'
+export const ticketHeader = 'edgemesh-ticket'
+
+/** `<owner replica>.<32 random bytes, base64url>`: the replica that can redeem it travels in the ticket. */
+export const ticketText = text(128, /^[a-z0-9-]{1,63}\.[A-Za-z0-9_-]{43}$/)
+
+const version = integer(wireVersion, wireVersion)
+const requestId = integer(1, 2 ** 31)
+
+/**
+ * A certificate request. The SANs come from the token, so of a PKCS#10 only the key and the proof of possession
+ * would be used; this is just those (and saves every sidecar 14 MB of X.509 library).
+ */
+const certificateRequest = object({
+  /** The pod's projected ServiceAccount token, audience `edgemesh`; a fresh one for each request. */
+  token: text(16_384),
+  /** P-256 public key, SPKI DER, base64. */
+  publicKey: text(512, /^[A-Za-z0-9+/]+=*$/),
+  /** ECDSA-SHA256 by that key (DER, base64) over `proofInput(token)`. */
+  proof: text(256, /^[A-Za-z0-9+/]+=*$/),
+})
+export type CertificateRequest = Of<typeof certificateRequest>
+
+/** What the proof of possession signs: bound to this purpose and to the token that it travels with. */
+export function proofInput(token: string): Buffer {
+  return Buffer.from(`edgemesh certificate request v1\n${token}`)
+}
+
+export const issuedCertificate = object({
+  /** Leaf first, then intermediates; PEM. */
+  chain: text(65_536),
+  /** Roots that peers are verified against; PEM. Replaced whole. */
+  trustBundle: text(65_536),
+  /** Milliseconds since the epoch, by the server's clock. */
+  notAfter: integer(0, Number.MAX_SAFE_INTEGER),
+})
+export type IssuedCertificate = Of<typeof issuedCertificate>
+
+const clientMessage = tagged({
+  /** First message, once. The channel is bound to the token's pod uid from then on. */
+  hello: object({
+    v: version,
+    request: certificateRequest,
+    podIPs: list(ipAddress, 2),
+    hostIP: optional(ipAddress),
+    node: optional(text(253)),
+    /** What the index is known at; the server answers with deltas where it can. */
+    resume: optional(object({ epoch: text(64), version: integer(0, Number.MAX_SAFE_INTEGER) })),
+    /** Services to subscribe to at once, after a reconnect. */
+    subscriptions: list(serviceId, 500),
+  }),
+  renew: object({ request: certificateRequest }),
+  subscribe: object({ service: serviceId }),
+  unsubscribe: object({ service: serviceId }),
+  /** Asks for a relayed connection to a peer; answered by `ticket` or `failed` with the same id. */
+  relay: object({ id: requestId, podUid }),
+  /** The pod is draining: no new relayed connections, presence ends. */
+  bye: object({}),
+})
+export type ClientMessage = Of<typeof clientMessage>
+
+export const failureCodes = ['peer-absent', 'limit', 'forbidden', 'stopping'] as const
+
+const serverMessage = tagged({
+  /** Answer to hello. */
+  welcome: object({
+    v: version,
+    trustDomain: text(253),
+    replica: text(63),
+    certificate: issuedCertificate,
+  }),
+  certificate: object({ certificate: issuedCertificate }),
+  /** The index, whole (`full`) or the change from the version before. */
+  index: object({
+    epoch: text(64),
+    version: integer(0, Number.MAX_SAFE_INTEGER),
+    full: flag,
+    upserts: list(serviceEntry, 100_000),
+    removes: list(serviceId, 100_000),
+  }),
+  /** All endpoints of one subscribed service; sent on subscription and at each change. */
+  endpoints: object({ service: serviceId, endpoints: list(endpoint, 20_000) }),
+  /** The ports that this pod declares (containerPorts and the targetPorts of services): all it may be dialled at. */
+  self: object({ ports: list(integer(1, 65_535), 10_000) }),
+  ticket: object({ id: requestId, ticket: ticketText }),
+  failed: object({ id: requestId, code: oneOf(...failureCodes), message: text(1_000) }),
+  /** A peer wants to reach this pod: join the relay with this ticket and serve the tunnel on it. */
+  incoming: object({ ticket: ticketText }),
+  /** The server is going; come back after that many ms (smeared over its clients). */
+  goingAway: object({ comeBackMs: integer(0, 600_000) }),
+  /** The last message before the server closes the channel; see closeCodes. */
+  error: object({ code: text(64), message: text(2_000) }),
+})
+export type ServerMessage = Of<typeof serverMessage>
+
+export const decodeClientMessage = (json: string): ClientMessage => parseJson(json, clientMessage)
+export const decodeServerMessage = (json: string): ServerMessage => parseJson(json, serverMessage)
+
+/** WebSocket close codes of ours (RFC 6455 keeps 4000-4999 for applications). */
+export const closeCodes = {
+  /** Malformed or unexpected message. */
+  badMessage: 4400,
+  /** Token or proof refused; try again only with another token. */
+  unauthenticated: 4401,
+  /** The pod is deleted or not (yet) known. */
+  podUnknown: 4404,
+  /** Another channel of the same pod took over. */
+  replaced: 4409,
+  limit: 4429,
+  goingAway: 4503,
+} as const

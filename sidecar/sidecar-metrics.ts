@@ -1,0 +1,30 @@
+import { Metrics } from '#shared/metrics.ts'
+
+/** Every metric of the sidecar, in one place. */
+export class SidecarMetrics extends Metrics {
+  readonly connections = this.counter('connections_total', 'Finished connections, by outcome.', [
+    'direction',
+    'route',
+    'outcome',
+  ])
+  readonly bytes = this.counter('bytes_total', 'Bytes of finished connections.', ['direction', 'way'])
+  readonly connectSeconds = this.histogram('connect_seconds', 'Time until the upstream was connected.', [
+    'route',
+  ])
+  readonly handshakeFailures = this.counter('handshake_failures_total', 'Refused TLS peers.', [
+    'direction',
+    'reason',
+  ])
+  readonly inboundRefused = this.counter('inbound_refused_total', 'CONNECTs that were not served.', [
+    'reason',
+  ])
+  readonly routeFailures = this.counter(
+    'route_failures_total',
+    'Routes to a peer that could not be opened.',
+    ['route', 'reason'],
+  )
+  readonly controlConnects = this.counter('control_connects_total', 'Attempts to reach the server.', [
+    'outcome',
+  ])
+  readonly relayJoins = this.counter('relay_joins_total', 'Relay joins of this pod.', ['side', 'outcome'])
+}

@@ -1,0 +1,232 @@
+import { readFileSync } from 'node:fs'
+import { networkInterfaces } from 'node:os'
+import { listenAdmin } from '#shared/admin.ts'
+import { codeOf, EdgeMeshError } from '#shared/errors.ts'
+import type { Lifecycle } from '#shared/lifecycle.ts'
+import { pause } from '#shared/lifecycle.ts'
+import type { Logger } from '#shared/log.ts'
+import { ports } from '#shared/ports.ts'
+import type { ServerMessage } from '#shared/wire.ts'
+import { AccessLog } from './access-log.ts'
+import type { SidecarConfig } from './config.ts'
+import { ControlChannel } from './control/channel.ts'
+import { Identity } from './control/identity.ts'
+import { parseResolvConf } from './dns/resolv-conf.ts'
+import { listenResolver } from './dns/resolver.ts'
+import { listenInterceptor } from './interception/interceptor.ts'
+import { Outbound } from './routing/outbound.ts'
+import { RelayClient } from './routing/relayed.ts'
+import { Router } from './routing/router.ts'
+import { Balancer } from './services/balancer.ts'
+import { Catalogue } from './services/catalogue.ts'
+import { CatalogueStore } from './services/catalogue-store.ts'
+import { CatalogueWatch } from './services/catalogue-watch.ts'
+import { SidecarMetrics } from './sidecar-metrics.ts'
+import { Inbound } from './tunnel/inbound.ts'
+import { SessionPool } from './tunnel/pool.ts'
+
+/** The parts of a running sidecar, from the control channel down to the tunnel. */
+class Parts {
+  readonly config: SidecarConfig
+  readonly log: Logger
+  readonly metrics = new SidecarMetrics()
+  readonly accessLog: AccessLog
+  readonly identity: Identity
+  readonly store: CatalogueStore
+  readonly catalogue: Catalogue
+  readonly watch: CatalogueWatch
+  readonly channel: ControlChannel
+  readonly relay: RelayClient
+  readonly pools: { direct: SessionPool; relayed: SessionPool }
+  /** Cuts what is open; after the drain, not at the first word of stopping. */
+  readonly aborter = new AbortController()
+  inbound: Inbound | undefined
+
+  constructor(config: SidecarConfig, identity: Identity, log: Logger) {
+    this.config = config
+    this.log = log
+    this.identity = identity
+    this.accessLog = new AccessLog(log, this.metrics)
+    this.store = new CatalogueStore(config.stateFolder, log)
+    const kept = this.store.load()
+    this.catalogue = kept === undefined ? new Catalogue() : Catalogue.restore(kept)
+    this.watch = new CatalogueWatch(
+      this.catalogue,
+      (message) => this.channel.send(message),
+      () => this.channel.reconnect(),
+    )
+    this.channel = new ControlChannel({
+      config,
+      identity,
+      hello: () => this.watch.hello(),
+      onMessage: (message) => this.#onMessage(message),
+      metrics: this.metrics,
+      log,
+    })
+    this.relay = new RelayClient(this.channel, this.metrics, log)
+    this.pools = {
+      direct: new SessionPool(identity, this.metrics, log),
+      relayed: new SessionPool(identity, this.metrics, log),
+    }
+  }
+
+  #onMessage(message: ServerMessage): void {
+    if (message.type === 'ticket' || message.type === 'failed') this.relay.onAnswer(message)
+    else if (message.type === 'incoming')
+      void this.relay.join(message.ticket, (stream) => this.#serve(stream))
+    else if (message.type === 'index' || message.type === 'endpoints' || message.type === 'self') {
+      this.watch.onMessage(message)
+      this.store.save(() => this.catalogue.snapshot())
+    }
+  }
+
+  #serve(stream: Parameters<Inbound['accept']>[0]): void {
+    if (this.inbound === undefined) stream.destroy()
+    else this.inbound.accept(stream)
+  }
+}
+
+/**
+ * Starts the sidecar; resolves once DNS and the interceptor serve. The tunnel endpoint follows with the first
+ * certificate, so a pod starts (and resolves what it knew) while the server is away; it is ready after it.
+ */
+export async function startSidecar(config: SidecarConfig, lifecycle: Lifecycle, log: Logger): Promise<void> {
+  const { podUid, trustDomain, identityFolder } = config
+  const identity = await Identity.open({ podUid, trustDomain, folder: identityFolder }, log)
+  const parts = new Parts(config, identity, log)
+  lifecycle.add('catalogue store', () => parts.store.close())
+  lifecycle.add('catalogue watch', () => parts.watch.close())
+  lifecycle.add('sessions', () => {
+    parts.aborter.abort(new EdgeMeshError('stopping', 'Cannot go on: the sidecar is stopping.'))
+    parts.pools.direct.close()
+    parts.pools.relayed.close()
+    parts.inbound?.close()
+  })
+  const loopbacks = loopbackAddresses()
+  await startInterception(parts, loopbacks, lifecycle)
+  await startDns(parts, loopbacks, lifecycle)
+  await startAdmin(parts, lifecycle)
+  startTunnelOnceIdentified(parts)
+  parts.channel.start()
+  lifecycle.add('control channel', () => parts.channel.close())
+  lifecycle.add('connections', () => drain(parts), config.drainMs + 1_000)
+  log.info({ pod: `${config.namespace}/${config.podName}`, podIPs: config.podIPs }, 'started')
+}
+
+async function startInterception(
+  parts: Parts,
+  loopbacks: readonly Loopback[],
+  lifecycle: Lifecycle,
+): Promise<void> {
+  const { config, catalogue, watch, accessLog, pools, relay, metrics, log } = parts
+  const { signal } = parts.aborter
+  const self = { podUid: config.podUid, podIPs: config.podIPs, node: config.node, zone: config.zone }
+  const router = new Router({ self, pools, relay, signal, metrics, log })
+  const outbound = new Outbound({
+    self,
+    catalogue,
+    watch,
+    balancer: new Balancer(),
+    router,
+    accessLog,
+    signal,
+  })
+  const interceptor = await listenInterceptor({
+    addresses: loopbacks,
+    port: ports.interceptor,
+    onConnection: (socket, destination) => void outbound.carry(socket, destination),
+    log,
+  })
+  lifecycle.add('interceptor', () => interceptor.close())
+}
+
+async function startDns(parts: Parts, loopbacks: readonly Loopback[], lifecycle: Lifecycle): Promise<void> {
+  const { config, catalogue, watch, metrics, log } = parts
+  const { servers } = parseResolvConf(readResolvConf(config.resolvConf))
+  const resolver = await listenResolver({
+    addresses: loopbacks,
+    port: ports.dns,
+    settings: { namespace: config.namespace, clusterDomain: config.clusterDomain, servers },
+    view: {
+      get loaded() {
+        return catalogue.loaded
+      },
+      byName: (namespace, name) => catalogue.byName(namespace, name),
+      byAddress: (address) => catalogue.byAddress(address),
+      endpoints: (id, signal) => watch.endpoints(id, signal),
+      used: (id) => watch.used(id),
+    },
+    log,
+    metrics,
+  })
+  lifecycle.add('resolver', () => resolver.close())
+}
+
+async function startAdmin(parts: Parts, lifecycle: Lifecycle): Promise<void> {
+  const { identity, catalogue, channel, pools, watch, accessLog, config } = parts
+  const status = () => ({
+    server: { up: channel.up, address: channel.server },
+    certificate: { notAfter: identity.certificate && new Date(identity.certificate.notAfter).toISOString() },
+    catalogue: { loaded: catalogue.loaded, version: catalogue.version, subscriptions: watch.subscriptions },
+    sessions: {
+      direct: pools.direct.size,
+      relayed: pools.relayed.size,
+      inboundStreams: parts.inbound?.streams ?? 0,
+    },
+    connections: accessLog.openConnections,
+    rssBytes: process.memoryUsage.rss(),
+  })
+  const { server } = await listenAdmin({
+    port: config.adminPort,
+    metrics: parts.metrics,
+    missing: () => (parts.inbound === undefined ? ['identity'] : []),
+    pages: { '/status': status },
+    actions: { '/drain': () => parts.inbound?.drain(), '/quit': () => process.kill(process.pid, 'SIGTERM') },
+  })
+  lifecycle.add('admin', () => void server.close())
+}
+
+function startTunnelOnceIdentified(parts: Parts): void {
+  const { identity, accessLog, metrics, log, config, catalogue } = parts
+  const listenOnce = async () => {
+    if (parts.inbound !== undefined) return
+    const self = () => ({ podIPs: config.podIPs, declaredPorts: catalogue.selfPorts })
+    const inbound = new Inbound({ port: ports.tunnel, identity, self, accessLog, metrics, log })
+    parts.inbound = inbound
+    await inbound.listen()
+    log.info('ready: the tunnel endpoint serves')
+  }
+  if (identity.certificate !== undefined) void listenOnce()
+  identity.onChange(() => void listenOnce())
+}
+
+/** Inbound ends first, while the app's own connections may go on until they are done or the time is up. */
+async function drain(parts: Parts): Promise<void> {
+  const { channel, accessLog, config, log } = parts
+  channel.send({ type: 'bye' })
+  parts.inbound?.drain()
+  const until = performance.now() + config.drainMs
+  while (accessLog.openConnections > 0 && performance.now() < until) await pause(100)
+  if (accessLog.openConnections > 0)
+    log.warn({ open: accessLog.openConnections }, 'connections outlived the drain')
+}
+
+type Loopback = '127.0.0.1' | '::1'
+
+/** The pod's loopback addresses; IPv6 may be switched off in its namespace. */
+function loopbackAddresses(): readonly Loopback[] {
+  const lo = Object.values(networkInterfaces()).flat()
+  return lo.some((i) => i?.address === '::1') ? ['127.0.0.1', '::1'] : ['127.0.0.1']
+}
+
+function readResolvConf(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch (error) {
+    throw new EdgeMeshError(
+      'bad-config',
+      `Cannot read ${path}: ${codeOf(error)}. Set EDGEMESH_RESOLV_CONF.`,
+      error,
+    )
+  }
+}

@@ -1,0 +1,197 @@
+import {
+  constants,
+  createSecureServer,
+  type Http2SecureServer,
+  type ServerHttp2Session,
+  type ServerHttp2Stream,
+} from 'node:http2'
+import type { Duplex } from 'node:stream'
+import type { TLSSocket } from 'node:tls'
+import { dial } from '#shared/dial.ts'
+import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
+import { identityOf, type PodIdentity, spiffeIdOf } from '#shared/identity.ts'
+import type { Logger } from '#shared/log.ts'
+import { sidecarPorts } from '#shared/ports.ts'
+import { spliceSockets } from '#shared/splice.ts'
+import { handshakeDeadlineMs, handshakeFailureOf } from '#shared/tls.ts'
+import type { AccessLog } from '../access-log.ts'
+import type { Identity } from '../control/identity.ts'
+import type { SidecarMetrics } from '../sidecar-metrics.ts'
+import { type ConnectFailure, decideInbound, statusOf } from './connect.ts'
+import { maxSessionMemory, maxStreams, sessionWindow, streamWindow } from './windows.ts'
+
+/** Sessions that peers may hold open at once; beyond it new connections are closed by the kernel's accept. */
+const maxSessions = 2_000
+const upstreamDeadlineMs = 5_000
+
+export interface InboundOptions {
+  port: number
+  identity: Identity
+  /** What may be dialled now; read at each CONNECT, since services come and go. */
+  self: () => { podIPs: readonly string[]; declaredPorts: readonly number[] }
+  accessLog: AccessLog
+  metrics: SidecarMetrics
+  log: Logger
+}
+
+/**
+ * The tunnel endpoint: mTLS and HTTP/2 CONNECT, for direct connections on port 20006 and for sockets that come
+ * by way of the relay. Dials nothing but this pod's own declared ports.
+ */
+export class Inbound {
+  readonly #options: InboundOptions
+  readonly #server: Http2SecureServer
+  readonly #sessions = new Map<ServerHttp2Session, PodIdentity>()
+  readonly #aborter = new AbortController()
+  #streams = 0
+  #draining = false
+
+  constructor(options: InboundOptions) {
+    this.#options = options
+    this.#server = createSecureServer({
+      requestCert: true,
+      rejectUnauthorized: true,
+      ALPNProtocols: ['h2'],
+      handshakeTimeout: handshakeDeadlineMs,
+      maxSessionMemory,
+      settings: { initialWindowSize: streamWindow, maxConcurrentStreams: maxStreams, enablePush: false },
+      ...options.identity.tlsOptions(),
+    })
+    this.#server.maxConnections = maxSessions
+    this.#server.on('session', (session) => this.#onSession(session))
+    this.#server.on('stream', (stream, headers) => {
+      this.#onStream(stream, headers[':method'], headers[':authority'])
+    })
+    this.#server.on('tlsClientError', (error, socket) => this.#onRefused(error, socket))
+    this.#server.on('sessionError', (error) =>
+      options.log.debug({ error: sentenceOf(error) }, 'session error'),
+    )
+    options.identity.onChange(() => this.#server.setSecureContext(options.identity.tlsOptions()))
+  }
+
+  get streams(): number {
+    return this.#streams
+  }
+
+  async listen(): Promise<number> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>()
+    const { port } = this.#options
+    this.#server.once('error', (error) =>
+      reject(
+        new EdgeMeshError('bad-config', `Cannot listen on tunnel port ${port}: ${error.message}.`, error),
+      ),
+    )
+    this.#server.listen(port, resolve)
+    await promise
+    const address = this.#server.address()
+    return typeof address === 'object' && address !== null ? address.port : port
+  }
+
+  /** Serves the tunnel on a socket that another route made (the relay). */
+  accept(socket: Duplex): void {
+    if (this.#draining || this.#sessions.size >= maxSessions) socket.destroy()
+    else this.#server.emit('connection', socket)
+  }
+
+  /** Takes no more connections or streams; those that are open may finish. */
+  drain(): void {
+    this.#draining = true
+    this.#server.close()
+    for (const session of this.#sessions.keys()) session.goaway(constants.NGHTTP2_NO_ERROR)
+  }
+
+  close(): void {
+    this.drain()
+    this.#aborter.abort(new EdgeMeshError('stopping', 'Cannot go on: the sidecar is stopping.'))
+    for (const session of this.#sessions.keys()) session.destroy()
+  }
+
+  #onSession(session: ServerHttp2Session): void {
+    const { identity, log } = this.#options
+    session.on('error', (error) => log.debug({ error: sentenceOf(error) }, 'inbound session broke'))
+    try {
+      const certificate = (session.socket as TLSSocket).getPeerX509Certificate()
+      if (certificate === undefined)
+        throw new EdgeMeshError('identity-mismatch', 'Cannot accept a peer without certificate.')
+      this.#sessions.set(session, identityOf(certificate, identity.trustDomain))
+      session.setLocalWindowSize(sessionWindow)
+      session.once('close', () => this.#sessions.delete(session))
+    } catch (error) {
+      this.#onRefused(error)
+      session.destroy()
+    }
+  }
+
+  #onRefused(error: unknown, socket?: Duplex): void {
+    const reason = handshakeFailureOf(error)
+    this.#options.metrics.handshakeFailures.inc({ direction: 'inbound', reason })
+    const from = socket !== undefined && 'remoteAddress' in socket ? socket.remoteAddress : undefined
+    this.#options.log.warn({ reason, from, error: sentenceOf(error) }, 'refused a peer')
+    socket?.destroy()
+  }
+
+  async #onStream(
+    stream: ServerHttp2Stream,
+    method: string | undefined,
+    authority: string | undefined,
+  ): Promise<void> {
+    stream.on('error', () => undefined) // a broken stream ends in its close event, where it is accounted for
+    const peer =
+      stream.session === undefined ? undefined : this.#sessions.get(stream.session as ServerHttp2Session)
+    if (peer === undefined) {
+      stream.destroy()
+      return
+    }
+    const entry = this.#options.accessLog.open({
+      direction: 'inbound',
+      peer: `${spiffeIdOf(peer)} ${peer.podUid}`,
+      destination: authority ?? '',
+    })
+    const decision = this.#draining
+      ? { refuse: 'stopping' as const, why: 'the pod is stopping' }
+      : decideInbound(method, authority, { ...this.#options.self(), ownPorts: sidecarPorts })
+    if ('refuse' in decision) {
+      this.#refuse(stream, decision.refuse)
+      return entry.close({ closeReason: decision.refuse, error: decision.why })
+    }
+    this.#streams++
+    stream.once('close', () => this.#streams--)
+    await this.#serve(stream, decision, entry)
+  }
+
+  async #serve(
+    stream: ServerHttp2Stream,
+    { host, port }: { host: string; port: number },
+    entry: ReturnType<AccessLog['open']>,
+  ): Promise<void> {
+    const gone = new AbortController()
+    const onClose = () => gone.abort(new EdgeMeshError('reset', 'Cannot go on: the peer gave up.'))
+    stream.once('close', onClose)
+    try {
+      const upstream = await dial({ host, port, deadlineMs: upstreamDeadlineMs, signal: gone.signal })
+      stream.off('close', onClose)
+      entry.connected()
+      if (stream.destroyed) upstream.destroy()
+      else stream.respond({ ':status': 200 })
+      const result = await spliceSockets(stream, upstream, { signal: this.#aborter.signal })
+      entry.close({ sent: result.bToA, received: result.aToB, closeReason: closeReasonOf(result) })
+    } catch (error) {
+      const code = codeOf(error)
+      if (code === 'refused' || code === 'timeout' || code === 'unreachable') this.#refuse(stream, code)
+      else stream.destroy()
+      entry.close({ closeReason: code, error: sentenceOf(error) })
+    }
+  }
+
+  #refuse(stream: ServerHttp2Stream, failure: ConnectFailure): void {
+    this.#options.metrics.inboundRefused.inc({ reason: failure })
+    if (!stream.destroyed && !stream.headersSent)
+      stream.respond({ ':status': statusOf(failure) }, { endStream: true })
+    stream.resume()
+  }
+}
+
+function closeReasonOf(result: { reason: string; by?: 'a' | 'b' }): string {
+  if (result.reason !== 'reset') return result.reason
+  return result.by === 'a' ? 'reset by peer' : 'reset by app'
+}

@@ -1,0 +1,219 @@
+import {
+  type ClientHttp2Session,
+  type ClientHttp2Stream,
+  constants,
+  type SecureClientSessionOptions,
+} from 'node:http2'
+import type { Duplex } from 'node:stream'
+import { type TLSSocket, connect as tlsConnect } from 'node:tls'
+import http2Wrapper from 'http2-wrapper'
+import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
+import { identityOf, podServerName } from '#shared/identity.ts'
+import { withDeadline } from '#shared/lifecycle.ts'
+import type { Logger } from '#shared/log.ts'
+import { handshakeDeadlineMs, handshakeFailureOf } from '#shared/tls.ts'
+import type { Identity } from '../control/identity.ts'
+import type { SidecarMetrics } from '../sidecar-metrics.ts'
+import { authorityOf, failureOf } from './connect.ts'
+import { maxSessionMemory, sessionWindow, streamWindow } from './windows.ts'
+
+/** How long a session may be without a stream before it is closed, in ms (HBONE keeps them 5 minutes). */
+const idleMs = 5 * 60_000
+/** A session that does not answer a ping for so long is dead, and its streams are reset. */
+const pingEveryMs = 5_000
+/** Sessions without a stream that are kept over all peers. */
+const maxEmptySessions = 64
+/** How long dialling a peer may take in all, in ms: joining the relay, TLS and the first SETTINGS. */
+const sessionDeadlineMs = 12_000
+/** How long the far sidecar may take to answer a CONNECT: its own connect deadline and a long round trip. */
+const answerDeadlineMs = 7_000
+
+interface Watched {
+  streams: number
+  idleSince: number
+  pinged: boolean
+}
+
+/**
+ * HTTP/2 sessions to peers over one route, shared by their streams. A session is to a pod uid, which TLS itself
+ * checks as the certificate's DNS name: an address that leads to another pod can never carry a stream.
+ */
+export class SessionPool {
+  readonly #agent = new http2Wrapper.Agent({ maxEmptySessions, maxCachedTlsSessions: 1 })
+  readonly #identity: Identity
+  readonly #metrics: SidecarMetrics
+  readonly #log: Logger
+  readonly #sessions = new Map<ClientHttp2Session, Watched>()
+  readonly #timer: NodeJS.Timeout
+
+  constructor(identity: Identity, metrics: SidecarMetrics, log: Logger) {
+    this.#identity = identity
+    this.#metrics = metrics
+    this.#log = log
+    this.#agent.settings = { enablePush: false, initialWindowSize: streamWindow }
+    this.#agent.on('session', (session: ClientHttp2Session) => this.#watch(session))
+    this.#timer = setInterval(() => this.#checkAll(), pingEveryMs)
+    this.#timer.unref()
+  }
+
+  get size(): number {
+    return this.#sessions.size
+  }
+
+  /** Whether a live session to the peer is there (it may be full; the pool then opens another). */
+  has(podUid: string): boolean {
+    const origin = this.#originOf(podUid)
+    for (const session of this.#sessions.keys()) {
+      if (!session.destroyed && !session.closed && session.originSet?.includes(origin)) return true
+    }
+    return false
+  }
+
+  /** Makes sure of a session to the peer; `dialPeer` brings the byte stream where there is none. Single-flight. */
+  async prepare(podUid: string, dialPeer: () => Promise<Duplex>): Promise<void> {
+    await this.#withAgent(podUid, dialPeer, (origin, options) => this.#agent.getSession(origin, options))
+  }
+
+  /** Opens a CONNECT stream; resolves once the far sidecar has connected its upstream. */
+  async open(
+    target: { podUid: string; address: string; port: number },
+    dialPeer: () => Promise<Duplex>,
+    signal: AbortSignal,
+  ): Promise<ClientHttp2Stream> {
+    const headers = { ':method': 'CONNECT', ':authority': authorityOf(target.address, target.port) }
+    const stream = await this.#withAgent(target.podUid, dialPeer, (origin, options) =>
+      this.#agent.request(origin, options, headers, { endStream: false }),
+    )
+    stream.on('error', () => undefined) // followed by close, which awaitAnswer and the splice look at
+    this.#count(stream)
+    return awaitAnswer(stream, signal)
+  }
+
+  close(): void {
+    clearInterval(this.#timer)
+    for (const session of this.#sessions.keys()) session.destroy()
+  }
+
+  #originOf(podUid: string): string {
+    return `https://${podServerName(podUid, this.#identity.trustDomain)}`
+  }
+
+  /**
+   * Calls the agent with how to reach the peer. The agent shares one dial among all that wait for it and has no
+   * deadline of its own: a peer that finishes TLS but never sends SETTINGS would hold them for ever.
+   */
+  async #withAgent<T>(
+    podUid: string,
+    dialPeer: () => Promise<Duplex>,
+    use: (origin: string, options: SecureClientSessionOptions) => Promise<T>,
+  ): Promise<T> {
+    let socket: TLSSocket | undefined
+    const createConnection = async () => {
+      socket = await this.#secure(podUid, await dialPeer())
+      return socket
+    }
+    // The agent awaits createConnection; Node's own type does not know that it may be asynchronous.
+    const options = { maxSessionMemory, createConnection } as unknown as SecureClientSessionOptions
+    try {
+      return await withDeadline(
+        use(this.#originOf(podUid), options),
+        sessionDeadlineMs,
+        `reach pod ${podUid}`,
+      )
+    } catch (error) {
+      if (codeOf(error) === 'timeout') socket?.destroy()
+      throw error
+    }
+  }
+
+  /** TLS over the dialled stream; resolves only with a peer whose certificate is that of `podUid`. */
+  async #secure(podUid: string, stream: Duplex): Promise<TLSSocket> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>()
+    const socket = tlsConnect({
+      ...this.#identity.tlsOptions(),
+      socket: stream,
+      servername: podServerName(podUid, this.#identity.trustDomain),
+      ALPNProtocols: ['h2'],
+    })
+    socket.once('secureConnect', resolve)
+    socket.on('error', reject)
+    socket.once('close', () =>
+      reject(
+        new EdgeMeshError('reset', `Cannot reach pod ${podUid}: it closed the connection in the handshake.`),
+      ),
+    )
+    try {
+      await withDeadline(promise, handshakeDeadlineMs, `finish the TLS handshake with pod ${podUid}`)
+      const certificate = socket.getPeerX509Certificate()
+      const peer = certificate && identityOf(certificate, this.#identity.trustDomain)
+      if (peer?.podUid !== podUid || socket.alpnProtocol !== 'h2') {
+        throw new EdgeMeshError('identity-mismatch', `Cannot reach pod ${podUid}: another pod answers there.`)
+      }
+      return socket
+    } catch (error) {
+      socket.destroy()
+      const reason = handshakeFailureOf(error)
+      this.#metrics.handshakeFailures.inc({ direction: 'outbound', reason })
+      this.#log.warn({ podUid, reason, error: sentenceOf(error) }, 'refused a peer')
+      throw error
+    }
+  }
+
+  #watch(session: ClientHttp2Session): void {
+    this.#sessions.set(session, { streams: 0, idleSince: Date.now(), pinged: false })
+    session.setLocalWindowSize(sessionWindow)
+    session.on('error', (error) => this.#log.debug({ error: sentenceOf(error) }, 'session broke'))
+    session.once('close', () => this.#sessions.delete(session))
+  }
+
+  #count(stream: ClientHttp2Stream): void {
+    const watched = stream.session && this.#sessions.get(stream.session as ClientHttp2Session)
+    if (!watched) return
+    watched.streams++
+    stream.once('close', () => {
+      watched.streams--
+      watched.idleSince = Date.now()
+    })
+  }
+
+  #checkAll(): void {
+    for (const [session, watched] of this.#sessions) {
+      if (watched.streams === 0 && Date.now() - watched.idleSince > idleMs) session.close()
+      else if (watched.pinged) {
+        this.#log.info('a session is dead: no answer to its ping')
+        session.destroy(new EdgeMeshError('timeout', 'Cannot go on: the session to the peer is dead.'))
+      } else this.#ping(session, watched)
+    }
+  }
+
+  #ping(session: ClientHttp2Session, watched: Watched): void {
+    if (session.destroyed || session.closed) return
+    watched.pinged = session.ping((error) => {
+      if (error === null) watched.pinged = false
+    })
+  }
+}
+
+/** Waits for the status of a CONNECT; anything but 200 rejects with the code of what happened. */
+async function awaitAnswer(stream: ClientHttp2Stream, signal: AbortSignal): Promise<ClientHttp2Stream> {
+  const { promise, resolve, reject } = Promise.withResolvers<number>()
+  const onClose = () =>
+    reject(new EdgeMeshError('reset', 'Cannot open the stream: the session to the peer broke.'))
+  const onAbort = () => reject(signal.reason)
+  stream.once('response', (headers) => resolve(headers[':status'] ?? 0))
+  stream.once('close', onClose)
+  signal.addEventListener('abort', onAbort, { once: true })
+  if (signal.aborted) onAbort()
+  try {
+    const status = await withDeadline(promise, answerDeadlineMs, 'open the stream')
+    if (status === 200) return stream
+    const failure = failureOf(status)
+    throw new EdgeMeshError(failure, `Cannot reach the endpoint: its sidecar answers ${status} (${failure}).`)
+  } catch (error) {
+    stream.close(constants.NGHTTP2_CANCEL)
+    throw error
+  } finally {
+    stream.off('close', onClose)
+    signal.removeEventListener('abort', onAbort)
+  }
+}

@@ -1,0 +1,174 @@
+// The client of the conformance suite: `node client.ts CASE HOST PORT [ARGS]`. Prints one JSON object.
+import { connect, type Socket } from 'node:net'
+import { readLine, receiveAll, SeededBytes, sendSeeded } from './traffic.ts'
+
+const [name = '', host = '', port = '', ...args] = process.argv.slice(2)
+
+async function open(line: string): Promise<Socket> {
+  const socket = connect({ host, port: Number(port), allowHalfOpen: true, noDelay: true })
+  const { promise, resolve, reject } = Promise.withResolvers<void>()
+  socket.once('connect', resolve)
+  socket.once('error', reject)
+  await promise
+  socket.on('error', () => undefined)
+  socket.write(`${line}\n`)
+  return socket
+}
+
+/** One echoed exchange of some kilobytes, then a FIN each way. */
+async function echoOnce(seed: number): Promise<boolean> {
+  const socket = await open('echo')
+  const sent = new SeededBytes(seed).block(4_096)
+  socket.end(sent)
+  const received = await receiveAll(socket)
+  socket.destroy()
+  return received.by === 'end' && received.bytes === sent.length
+}
+
+const cases: Record<string, () => Promise<object>> = {
+  async echo() {
+    const socket = await open('echo')
+    socket.write('one\n')
+    const first = await readLine(socket)
+    socket.resume()
+    socket.end('two\n')
+    const rest = await receiveAll(socket)
+    return { first, rest: rest.bytes, by: rest.by }
+  },
+  /** The client's FIN first: the server's answer comes after it. */
+  async 'client-fin-first'() {
+    const socket = await open('sink')
+    const sha256 = await sendSeeded(socket, 100_000, 1)
+    socket.end()
+    const answer = await readLine(socket)
+    return { correct: answer === `100000 ${sha256}` }
+  },
+  /** The server's FIN first: what the client sends after it still arrives. */
+  async 'server-fin-first'() {
+    const socket = await open('fin-first')
+    const received = await receiveAll(socket)
+    await sendSeeded(socket, 100_000, 2)
+    const { promise, resolve } = Promise.withResolvers<void>()
+    socket.once('close', () => resolve())
+    socket.end()
+    await promise
+    return { received: received.bytes, by: received.by }
+  },
+  async 'server-reset'() {
+    const socket = await open('reset 1000')
+    let got = 0
+    socket.on('data', (chunk) => {
+      got += chunk.length
+      if (got === 1_000) socket.write('seen\n')
+    })
+    const received = await receiveAll(socket)
+    return { bytes: received.bytes, by: received.by }
+  },
+  async 'client-reset'() {
+    const socket = await open('await-reset')
+    await sendSeeded(socket, 1_000, 3)
+    const { promise, resolve } = Promise.withResolvers<void>()
+    socket.write('', () => resolve())
+    await promise
+    socket.resetAndDestroy()
+    return {}
+  },
+  async upload() {
+    const socket = await open('sink')
+    const sha256 = await sendSeeded(socket, Number(args[0]), 4)
+    socket.end()
+    const answer = await readLine(socket)
+    return { correct: answer === `${args[0]} ${sha256}` }
+  },
+  async download() {
+    const socket = await open(`source ${args[0]} 5`)
+    const received = await receiveAll(socket)
+    socket.end()
+    return received
+  },
+  async concurrent() {
+    const count = Number(args[0])
+    const results = await Promise.allSettled(Array.from({ length: count }, (_, i) => echoOnce(i + 1)))
+    return { correct: results.filter((r) => r.status === 'fulfilled' && r.value).length }
+  },
+  /** Sends to a reader that has stopped; says how much the path took in before it pushed back. */
+  async 'slow-reader'() {
+    const socket = await open('slow')
+    const bytes = new SeededBytes(6)
+    let taken = 0
+    let lastProgress = Date.now()
+    while (Date.now() - lastProgress < 2_000 && taken < 200_000_000) {
+      const block = bytes.block()
+      if (socket.write(block)) lastProgress = Date.now()
+      else if (await drainedWithin(socket, 2_000)) lastProgress = Date.now()
+      else break
+      taken += block.length
+    }
+    socket.resetAndDestroy()
+    return { taken }
+  },
+  /** How the connection ends when nothing can serve it. */
+  async failing() {
+    const socket = connect({ host, port: Number(port), noDelay: true })
+    socket.on('connect', () => socket.write('echo\n'))
+    const received = await receiveAll(socket)
+    return { bytes: received.bytes, by: received.by }
+  },
+  /** Echoes a line each 20 ms until told to stop by standard input; reports new connections and failures. */
+  async 'steady-new-connections'() {
+    let good = 0
+    const failures: string[] = []
+    let stop = false
+    process.stdin.once('data', () => {
+      stop = true
+    })
+    for (let i = 1; !stop; i++) {
+      try {
+        if (await echoOnce(i)) good++
+        else failures.push('wrong echo')
+      } catch (error) {
+        failures.push(String(error))
+      }
+      await new Promise((resolve) => setTimeout(resolve, 20))
+    }
+    process.stdin.destroy()
+    return { good, failures }
+  },
+  /** One connection that echoes a line each 20 ms until told to stop; reports whether it lived. */
+  async 'steady-one-connection'() {
+    const socket = await open('echo')
+    let stop = false
+    let ended = false
+    process.stdin.once('data', () => {
+      stop = true
+    })
+    socket.once('close', () => {
+      ended = true
+    })
+    let echoes = 0
+    console.error('started')
+    while (!stop && !ended) {
+      socket.write(`${echoes}\n`)
+      const line = await readLine(socket).catch(() => undefined)
+      if (line !== String(echoes)) break
+      socket.resume()
+      echoes++
+      await new Promise((resolve) => setTimeout(resolve, 20))
+    }
+    process.stdin.destroy()
+    socket.destroy()
+    return { echoes, lived: stop && !ended }
+  },
+}
+
+function drainedWithin(socket: Socket, ms: number): Promise<boolean> {
+  const { promise, resolve } = Promise.withResolvers<boolean>()
+  const timer = setTimeout(() => resolve(false), ms)
+  socket.once('drain', () => resolve(true))
+  return promise.finally(() => clearTimeout(timer))
+}
+
+const run = cases[name]
+if (run === undefined) throw new Error(`unknown case ${name}`)
+console.log(JSON.stringify(await run()))
+process.exit(0)

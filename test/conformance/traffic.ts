@@ -1,0 +1,112 @@
+import { createHash, type Hash } from 'node:crypto'
+import type { Socket } from 'node:net'
+
+/**
+ * The little protocol of the conformance suite. A client's first line says what the server is to do with the
+ * connection; both ends run as processes of their own inside pods.
+ *
+ * - `echo`            send back all that comes, and the FIN
+ * - `sink`            read until the FIN, then answer one line with count and SHA-256
+ * - `source N SEED`   send N bytes of the stream of SEED, then the FIN
+ * - `fin-first`       send `bye` and the FIN at once, then read on; the server's log line says how much came
+ * - `reset N`         send N bytes, then reset
+ * - `await-reset`     read until the connection ends; the server prints how it ended
+ * - `slow N`          read N bytes, then stop reading for good
+ */
+export const modes = ['echo', 'sink', 'source', 'fin-first', 'reset', 'await-reset', 'slow'] as const
+
+const blockSize = 64 * 1024
+
+/** A pseudo-random byte stream, the same for the same seed: xorshift32 fills a block, each block differs. */
+export class SeededBytes {
+  #state: number
+
+  constructor(seed: number) {
+    this.#state = seed | 1
+  }
+
+  block(length = blockSize): Buffer {
+    const words = new Uint32Array(Math.ceil(length / 4))
+    let s = this.#state
+    for (let i = 0; i < words.length; i++) {
+      s ^= s << 13
+      s ^= s >>> 17
+      s ^= s << 5
+      words[i] = s
+    }
+    this.#state = s
+    return Buffer.from(words.buffer, 0, length)
+  }
+}
+
+/** Writes `total` bytes of the seed's stream, as fast as the socket takes them; resolves when all are handed over. */
+export async function sendSeeded(socket: Socket, total: number, seed: number): Promise<string> {
+  const bytes = new SeededBytes(seed)
+  const hash = createHash('sha256')
+  for (let left = total; left > 0; ) {
+    const block = bytes.block(Math.min(left, blockSize))
+    hash.update(block)
+    left -= block.length
+    if (!socket.write(block)) await drained(socket)
+  }
+  return hash.digest('hex')
+}
+
+function drained(socket: Socket): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>()
+  const onClose = () => reject(new Error('the connection closed while sending'))
+  socket.once('drain', () => {
+    socket.off('close', onClose)
+    resolve()
+  })
+  socket.once('close', onClose)
+  return promise
+}
+
+export interface Received {
+  bytes: number
+  sha256: string
+  /** `end`: a FIN came. `reset`: ECONNRESET. Else the error's code. */
+  by: string
+}
+
+/** Reads until the other side ends. */
+export function receiveAll(socket: Socket): Promise<Received> {
+  const { promise, resolve } = Promise.withResolvers<Received>()
+  const hash: Hash = createHash('sha256')
+  let bytes = 0
+  let settled = false
+  const settle = (by: string) => {
+    if (settled) return
+    settled = true
+    resolve({ bytes, sha256: hash.digest('hex'), by })
+  }
+  socket.on('data', (chunk) => {
+    bytes += chunk.length
+    hash.update(chunk)
+  })
+  socket.once('end', () => settle('end'))
+  socket.once('error', (error) =>
+    settle('code' in error && error.code === 'ECONNRESET' ? 'reset' : String(error)),
+  )
+  socket.once('close', () => settle('close'))
+  return promise
+}
+
+/** The first line of a connection; what came after it is put back. */
+export function readLine(socket: Socket): Promise<string> {
+  const { promise, resolve, reject } = Promise.withResolvers<string>()
+  let text = ''
+  const onData = (chunk: Buffer) => {
+    text += chunk.toString('latin1')
+    const end = text.indexOf('\n')
+    if (end < 0 && text.length < 1_000) return
+    socket.off('data', onData)
+    socket.pause()
+    if (text.length > end + 1) socket.unshift(Buffer.from(text.slice(end + 1), 'latin1'))
+    resolve(text.slice(0, end))
+  }
+  socket.on('data', onData)
+  socket.once('close', () => reject(new Error('closed before the first line')))
+  return promise
+}

@@ -1,0 +1,131 @@
+import { describe, expect, it } from 'vitest'
+import { PeerMemory } from '../../../sidecar/routing/peers.ts'
+import { headStartMs, type PeerKnowledge, plan, type RouteKind } from '../../../sidecar/routing/plan.ts'
+
+const self = { podUid: 'me', podIPs: ['10.244.3.2', 'fd00::3:2'] }
+const peer = { podUid: 'peer', sidecar: true, addresses: ['10.244.2.2'] }
+const now = 1_000
+
+function known(change: Partial<PeerKnowledge> = {}): PeerKnowledge {
+  return { sessions: new Set<RouteKind>(), blockedUntil: {}, relayAvailable: true, ...change }
+}
+
+describe('the plan of routes', () => {
+  const direct = { route: 'direct', afterMs: 0 }
+  const relayed = { route: 'relayed', afterMs: 0 }
+  const relayedLater = { route: 'relayed', afterMs: headStartMs }
+  const probe = { route: 'direct', afterMs: 0, background: true }
+  const session = (...kinds: RouteKind[]) => new Set<RouteKind>(kinds)
+
+  it.each([
+    [
+      'a pod that dials itself stays local',
+      { ...peer, podUid: 'me' },
+      known(),
+      [{ route: 'local', afterMs: 0 }],
+    ],
+    [
+      'an endpoint without sidecar is dialled plainly',
+      { ...peer, sidecar: false },
+      known(),
+      [{ route: 'plain', afterMs: 0 }],
+    ],
+    [
+      'an endpoint that is no pod is dialled plainly',
+      { sidecar: false, addresses: ['192.0.2.1'] },
+      known(),
+      [{ route: 'plain', afterMs: 0 }],
+    ],
+    ['a new peer gets direct with a head start over the relay', peer, known(), [direct, relayedLater]],
+    ['without the server there is direct only', peer, known({ relayAvailable: false }), [direct]],
+    [
+      'a live relayed session counts without the server',
+      peer,
+      known({ relayAvailable: false, sessions: session('relayed') }),
+      [direct, relayedLater],
+    ],
+    [
+      'an address that is our own cannot be dialled directly',
+      { ...peer, addresses: ['10.244.3.2'] },
+      known(),
+      [relayed],
+    ],
+    [
+      'one foreign address of two is enough for direct',
+      { ...peer, addresses: ['10.244.3.2', 'fd00::9'] },
+      known(),
+      [direct, relayedLater],
+    ],
+    ['direct that failed lately rests', peer, known({ blockedUntil: { direct: now + 1 } }), [relayed]],
+    [
+      'direct that rests is still tried when nothing else is left',
+      peer,
+      known({ blockedUntil: { direct: now + 1 }, relayAvailable: false }),
+      [direct],
+    ],
+    [
+      'direct that has rested is tried behind the relay',
+      peer,
+      known({ blockedUntil: { direct: now } }),
+      [relayed, probe],
+    ],
+    [
+      'a live direct session forgets old failures',
+      peer,
+      known({ blockedUntil: { direct: now + 1 }, sessions: session('direct') }),
+      [direct, relayedLater],
+    ],
+    [
+      'our own address everywhere and no server leaves nothing',
+      { ...peer, addresses: ['10.244.3.2'] },
+      known({ relayAvailable: false }),
+      [],
+    ],
+  ])('%s', (_title, endpoint, knowledge, steps) => {
+    expect(plan(endpoint, self, knowledge, now)).toEqual(steps)
+  })
+
+  it('never dials a pod with a sidecar in the clear', () => {
+    for (const relayAvailable of [true, false]) {
+      for (const blocked of [{}, { direct: 0 }, { direct: now + 1 }]) {
+        for (const addresses of [[], ['10.244.2.2'], self.podIPs]) {
+          const steps = plan(
+            { ...peer, addresses },
+            self,
+            known({ relayAvailable, blockedUntil: blocked }),
+            now,
+          )
+          expect(steps.every((s) => s.route === 'direct' || s.route === 'relayed')).toBe(true)
+        }
+      }
+    }
+  })
+})
+
+describe('the memory of peers', () => {
+  it('lets a failed route rest longer with each failure, within bounds, and forgets at success', () => {
+    const memory = new PeerMemory(() => 0.999)
+    const rests = Array.from({ length: 12 }, () => {
+      memory.failed('peer', 'direct', now)
+      return (memory.blockedUntil('peer').direct ?? 0) - now
+    })
+    expect(rests[0]).toBeGreaterThan(2_500)
+    for (let i = 1; i < rests.length; i++) expect(rests[i]).toBeGreaterThanOrEqual(rests[i - 1] ?? 0)
+    expect(Math.max(...rests)).toBeLessThan(5 * 60_000 + 2_500)
+    memory.succeeded('peer', 'direct')
+    expect(memory.blockedUntil('peer')).toEqual({})
+  })
+
+  it('never lets a failed route be tried at once, however the jitter falls', () => {
+    const memory = new PeerMemory(() => 0)
+    memory.failed('peer', 'direct', now)
+    expect(memory.blockedUntil('peer').direct).toBe(now + 2_500)
+  })
+
+  it('is bounded', () => {
+    const memory = new PeerMemory()
+    for (let i = 0; i < 6_000; i++) memory.failed(`peer-${i}`, 'direct', now)
+    expect(memory.blockedUntil('peer-0')).toEqual({})
+    expect(memory.blockedUntil('peer-5999').direct).toBeGreaterThan(now)
+  })
+})
