@@ -135,6 +135,8 @@ export class SessionPool {
       servername: podServerName(podUid, this.#identity.trustDomain),
       ALPNProtocols: ['h2'],
     })
+    // Node puts the port into the session's origin; a peer is named by its pod uid, whatever port it was dialled at.
+    Object.defineProperty(socket, 'remotePort', { value: 443 })
     socket.once('secureConnect', resolve)
     socket.on('error', reject)
     socket.once('close', () =>

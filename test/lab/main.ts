@@ -63,7 +63,8 @@ async function up(options: {
 
 /** Hands over the terminal, the exit code and the signals. */
 async function exec(where: string, argv: string[], { name }: { name?: string }): Promise<void> {
-  const child = Lab.open(name).spawn(where, argv, { stdio: 'inherit' })
+  const command = argv[0] === '--' ? argv.slice(1) : argv
+  const child = Lab.open(name).spawn(where, command, { stdio: 'inherit' })
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => child.kill(signal))
   const code = await new Promise<number>((resolve) =>
     child.once('close', (exit, signal) => resolve(exit ?? (signal ? 130 : 1))),

@@ -70,7 +70,7 @@ export async function makePod(
     `addr add ${addresses.v6}/64 dev eth0 nodad`,
     ...up('eth0'),
     `route add default via 10.244.${node.pods}.1 dev eth0 onlink`,
-    `-6 route add default via ${podIPv6(node, 1)}`,
+    `route add default via ${podIPv6(node, 1)}`,
   ])
   // A foreign pod IP (the same at two sites) is routed on its node as a host route.
   const foreign = addresses.v4.startsWith(`10.244.${node.pods}.`)
@@ -129,7 +129,7 @@ async function makeNode(namespace: string, node: LabNode): Promise<void> {
     ...up('cni0'),
     // The CNI's routes to other nodes' pods exist inside a site only.
     ...others.map((n) => `route add 10.244.${n.pods}.0/24 via ${n.address}`),
-    ...others.map((n) => `-6 route add fd00:10:244:${n.pods}::/64 via ${lanV6(n)}`),
+    ...others.map((n) => `route add fd00:10:244:${n.pods}::/64 via ${lanV6(n)}`),
   ])
   const masquerade = `-A POSTROUTING -s 10.244.${node.pods}.0/24 ! -d ${podCidrs.v4} -j MASQUERADE`
   await restore(namespace, `*nat\n${masquerade}\nCOMMIT\n`)

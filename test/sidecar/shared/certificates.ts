@@ -1,0 +1,17 @@
+import 'reflect-metadata'
+import { X509Certificate, webcrypto } from 'node:crypto'
+import * as x509 from '@peculiar/x509'
+
+const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' }
+
+/** A self-signed certificate with any names, good or not. */
+export async function certificateWith(names: x509.JsonGeneralNames | undefined): Promise<X509Certificate> {
+  const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])
+  const certificate = await x509.X509CertificateGenerator.createSelfSigned({
+    name: 'O=Test, CN=victim.pod.cluster.local',
+    keys,
+    signingAlgorithm: algorithm,
+    extensions: names === undefined ? [] : [new x509.SubjectAlternativeNameExtension(names)],
+  })
+  return new X509Certificate(certificate.toString('pem'))
+}
