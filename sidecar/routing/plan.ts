@@ -43,10 +43,11 @@ export function plan(
   const reachable = endpoint.addresses.some((a) => !self.podIPs.includes(a))
   const direct: RouteKind[] = reachable ? ['direct'] : []
   const relayed: RouteKind[] = known.relayAvailable || known.sessions.has('relayed') ? ['relayed'] : []
-  const restsUntil = known.sessions.has('direct') ? undefined : known.blockedUntil.direct
-  if (restsUntil === undefined || relayed.length === 0) return inTurn([...direct, ...relayed])
-  // Direct failed lately: no app waits for it again, but once rested it is tried behind the relay's back.
-  const probe = reachable && restsUntil <= now
+  const restsUntil = known.blockedUntil.direct
+  if (known.sessions.has('direct') || relayed.length === 0) return inTurn([...direct, ...relayed])
+  if (restsUntil === undefined && !known.sessions.has('relayed')) return inTurn([...direct, ...relayed])
+  // A relayed session is there, or direct failed lately: no app waits for direct, which is tried behind its back.
+  const probe = reachable && (restsUntil ?? now) <= now
   return [
     ...inTurn(relayed),
     ...(probe ? [{ route: 'direct' as const, afterMs: 0, background: true as const }] : []),

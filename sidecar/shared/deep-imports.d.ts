@@ -11,3 +11,11 @@ declare module 'prom-client/lib/gauge.js' {
 declare module 'prom-client/lib/histogram.js' {
   export { Histogram as default } from 'prom-client'
 }
+
+// http2-wrapper's index brings its HTTP/1 and auto-detecting clients along.
+declare module 'http2-wrapper/source/agent.js' {
+  import { Agent } from 'http2-wrapper'
+
+  const exported: { Agent: typeof Agent }
+  export default exported
+}

@@ -6,7 +6,7 @@ import {
 } from 'node:http2'
 import type { Duplex } from 'node:stream'
 import { type TLSSocket, connect as tlsConnect } from 'node:tls'
-import http2Wrapper from 'http2-wrapper'
+import http2Agent from 'http2-wrapper/source/agent.js'
 import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import { identityOf, podServerName } from '#shared/identity.ts'
 import { withDeadline } from '#shared/lifecycle.ts'
@@ -39,7 +39,7 @@ interface Watched {
  * checks as the certificate's DNS name: an address that leads to another pod can never carry a stream.
  */
 export class SessionPool {
-  readonly #agent = new http2Wrapper.Agent({ maxEmptySessions, maxCachedTlsSessions: 1 })
+  readonly #agent = new http2Agent.Agent({ maxEmptySessions, maxCachedTlsSessions: 1 })
   readonly #identity: Identity
   readonly #metrics: SidecarMetrics
   readonly #log: Logger

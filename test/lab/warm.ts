@@ -1,6 +1,4 @@
-// Loads all that the lab's processes load and ends, so that Node's compile cache holds it (see lab.ts).
+// Loads what the lab's processes load later and ends, so that Node's compile cache holds it (see lab.ts).
 await import('../../sidecar/sidecar.ts')
 await import('../../server/server.ts')
-await import('../../server/certificate-authority.ts')
-await import('../../server/token-verifier/keys.ts')
 process.exit(0)

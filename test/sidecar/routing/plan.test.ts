@@ -39,10 +39,10 @@ describe('the plan of routes', () => {
     ['a new peer gets direct with a head start over the relay', peer, known(), [direct, relayedLater]],
     ['without the server there is direct only', peer, known({ relayAvailable: false }), [direct]],
     [
-      'a live relayed session counts without the server',
+      'a live relayed session is used at once, also without the server, while direct is tried behind it',
       peer,
       known({ relayAvailable: false, sessions: session('relayed') }),
-      [direct, relayedLater],
+      [relayed, probe],
     ],
     [
       'an address that is our own cannot be dialled directly',

@@ -1,5 +1,5 @@
 import 'reflect-metadata'
-import { X509Certificate, webcrypto } from 'node:crypto'
+import { webcrypto, X509Certificate } from 'node:crypto'
 import * as x509 from '@peculiar/x509'
 
 const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' }

@@ -38,7 +38,10 @@ const refused: [string, JsonGeneralNames | undefined][] = [
   ['a list of names in one DNS name', [dns(`${uid}.pod.cluster.local, URI:${goodUri}`)]],
   ['a list of names in one URI', [uri(`${goodUri}, DNS:${goodDns}`)]],
   ['a second name hidden in the URI', [uri(`${goodUri}, DNS:${goodDns}`), dns('other.example')]],
-  ['a second name hidden in the DNS name', [uri('spiffe://evil.example/x'), dns(`${goodDns}, URI:${goodUri}`)]],
+  [
+    'a second name hidden in the DNS name',
+    [uri('spiffe://evil.example/x'), dns(`${goodDns}, URI:${goodUri}`)],
+  ],
   ['a DNS name with a NUL', [uri(), dns(`${uid}.pod.cluster.local\0.evil.example`)]],
   ['a DNS name with a line break', [uri(), dns(`${uid}\n.pod.cluster.local`)]],
   ['a DNS name with a quote', [uri(), dns(`"${goodDns}"`)]],

@@ -84,7 +84,9 @@ describe('a failed handshake', () => {
   })
 
   it('counts as ours where we refused the peer', () => {
-    expect(handshakeFailureOf(new EdgeMeshError('identity-mismatch', 'Cannot accept.'))).toBe('wrong-identity')
+    expect(handshakeFailureOf(new EdgeMeshError('identity-mismatch', 'Cannot accept.'))).toBe(
+      'wrong-identity',
+    )
     expect(handshakeFailureOf(new EdgeMeshError('timeout', 'Cannot wait.'))).toBe('timeout')
     expect(handshakeFailureOf('a string')).toBe('protocol')
   })

@@ -104,11 +104,27 @@ const badFromClient: [string, unknown, string][] = [
 
 const badFromServer: [string, unknown, string][] = [
   ["a client's message", hello, 'type'],
-  ['a certificate without end', { type: 'certificate', certificate: { ...certificate, chain: 'x'.repeat(65_537) } }, 'certificate.chain'],
+  [
+    'a certificate without end',
+    { type: 'certificate', certificate: { ...certificate, chain: 'x'.repeat(65_537) } },
+    'certificate.chain',
+  ],
   ['a service without kind', indexOf({ ...service, kind: 'x' }), 'upserts[0].kind'],
-  ['a service with port 0', indexOf({ ...service, ports: [{ name: '', port: 0, protocol: 'TCP' }] }), 'upserts[0].ports[0].port'],
-  ['a service with three addresses', indexOf({ ...service, clusterIPs: ['1.1.1.1', '1.1.1.2', '1.1.1.3'] }), 'upserts[0].clusterIPs'],
-  ['an endpoint with port 65536', endpointsOf({ ...endpoint, ports: { web: 65_536 } }), 'endpoints[0].ports.web'],
+  [
+    'a service with port 0',
+    indexOf({ ...service, ports: [{ name: '', port: 0, protocol: 'TCP' }] }),
+    'upserts[0].ports[0].port',
+  ],
+  [
+    'a service with three addresses',
+    indexOf({ ...service, clusterIPs: ['1.1.1.1', '1.1.1.2', '1.1.1.3'] }),
+    'upserts[0].clusterIPs',
+  ],
+  [
+    'an endpoint with port 65536',
+    endpointsOf({ ...endpoint, ports: { web: 65_536 } }),
+    'endpoints[0].ports.web',
+  ],
   ['an endpoint without readiness', endpointsOf({ ...endpoint, ready: undefined }), 'endpoints[0].ready'],
   ['a ticket without replica', { type: 'incoming', ticket: 'A'.repeat(43) }, 'ticket'],
   ['a short ticket', { type: 'incoming', ticket: 'r.AAAA' }, 'ticket'],
