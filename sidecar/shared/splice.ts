@@ -89,9 +89,11 @@ export function resetStream(stream: Duplex): void {
   // A reset by us is expected to be followed by an error event on some streams; it carries nothing new.
   stream.on('error', () => undefined)
   if (stream.destroyed) return
-  if ('rstCode' in stream && 'close' in stream && typeof stream.close === 'function')
+  if ('rstCode' in stream && 'close' in stream && typeof stream.close === 'function') {
+    // Node ends the writable side first, which would send END_STREAM: the far app would see a FIN before the reset.
+    stream._final = (done) => done()
     stream.close(h2ConnectError)
-  else if ('resetAndDestroy' in stream && typeof stream.resetAndDestroy === 'function')
+  } else if ('resetAndDestroy' in stream && typeof stream.resetAndDestroy === 'function')
     stream.resetAndDestroy()
   else stream.destroy()
 }

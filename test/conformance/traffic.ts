@@ -85,6 +85,7 @@ export function receiveAll(socket: Socket): Promise<Received> {
     bytes += chunk.length
     hash.update(chunk)
   })
+  socket.resume()
   socket.once('end', () => settle('end'))
   socket.once('error', (error) =>
     settle('code' in error && error.code === 'ECONNRESET' ? 'reset' : String(error)),
@@ -107,6 +108,7 @@ export function readLine(socket: Socket): Promise<string> {
     resolve(text.slice(0, end))
   }
   socket.on('data', onData)
+  socket.resume()
   socket.once('close', () => reject(new Error('closed before the first line')))
   return promise
 }
