@@ -1,0 +1,222 @@
+import type { ChildProcess } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { createInterface } from 'node:readline'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { Lab } from '../lab/lab.ts'
+import { SeededBytes } from './traffic.ts'
+
+/** Every route that carries connections passes all of this, through real pods, sidecars and NATs. */
+const routes = [
+  { route: 'direct', service: 'edge', pod: 'tcp-echo-edge' },
+  { route: 'relayed', service: 'cloud', pod: 'tcp-echo-cloud' },
+] as const
+
+const port = 8080
+const gigabyte = 1_000_000_000
+
+let lab: Lab
+const servers = new Map<string, ConformanceServer>()
+
+/** The server process in a pod, and what it reports of each ended connection. */
+class ConformanceServer {
+  readonly process: ChildProcess
+  readonly reports: Record<string, unknown>[] = []
+  #waiting: (() => void) | undefined
+
+  constructor(pod: string) {
+    this.process = lab.spawn(pod, lab.node('test/conformance/server.ts', '::', String(port)))
+    createInterface({ input: this.process.stdout ?? process.stdin }).on('line', (line) => {
+      this.reports.push(JSON.parse(line))
+      this.#waiting?.()
+    })
+  }
+
+  /** The next report, in the order of the connections' ends. */
+  async next(): Promise<Record<string, unknown>> {
+    while (this.reports.length === 0) {
+      const { promise, resolve } = Promise.withResolvers<void>()
+      this.#waiting = resolve
+      await promise
+    }
+    return this.reports.shift() ?? {}
+  }
+}
+
+async function client(
+  name: string,
+  service: string,
+  ...args: (string | number)[]
+): Promise<Record<string, unknown>> {
+  const argv = lab.node(
+    'test/conformance/client.ts',
+    name,
+    service,
+    String(args.shift() ?? port),
+    ...args.map(String),
+  )
+  const { code, stdout, stderr } = await lab.run('client', argv, { timeoutMs: 120_000 })
+  if (code !== 0) throw new Error(`client ${name} ended with ${code}: ${stderr}`)
+  return JSON.parse(stdout)
+}
+
+/** The access lines of a pod's sidecar. */
+async function accessLines(pod: string): Promise<Record<string, unknown>[]> {
+  const { stdout } = await lab.run('internet', ['cat', lab.logOf(pod)])
+  return stdout.split('\n').flatMap((line) => (line.includes('"msg":"connection"') ? [JSON.parse(line)] : []))
+}
+
+function hashOf(total: number, seed: number): string {
+  const bytes = new SeededBytes(seed)
+  const hash = createHash('sha256')
+  for (let left = total; left > 0; left -= 65_536) hash.update(bytes.block(Math.min(left, 65_536)))
+  return hash.digest('hex')
+}
+
+async function rssMiB(part: string): Promise<number> {
+  const { stdout } = await lab.run('internet', ['cat', `/proc/${lab.pidOf(part)}/status`])
+  return Number(/VmRSS:\s+(\d+)/.exec(stdout)?.[1]) / 1024
+}
+
+beforeAll(async () => {
+  lab = await Lab.up()
+  for (const { pod } of routes) {
+    const server = new ConformanceServer(pod)
+    servers.set(pod, server)
+    expect(await server.next()).toHaveProperty('listening')
+  }
+})
+
+afterAll(async () => {
+  await lab?.down()
+})
+
+describe.each(routes)('the $route route', ({ route, service, pod }) => {
+  const report = async () => servers.get(pod)?.next()
+
+  it('starts with at most 75 MB in every sidecar', async () => {
+    for (const part of ['client', pod]) expect(await rssMiB(part)).toBeLessThanOrEqual(75)
+  })
+
+  it('echoes, and is the route that the access line names', async () => {
+    expect(await client('echo', service)).toEqual({ first: 'one', rest: 4, by: 'end' })
+    await report()
+    const line = (await accessLines('client')).at(-1)
+    expect(line).toMatchObject({
+      route,
+      service: `default/${service}:${port}`,
+      bytesSent: 13,
+      bytesReceived: 8,
+    })
+    expect(line).toMatchObject({ closeReason: 'closed', podUid: lab.pod(pod).uid })
+    expect((await accessLines(pod)).at(-1)).toMatchObject({ direction: 'inbound', closeReason: 'closed' })
+  })
+
+  it('lets the client end first and still receive the answer', async () => {
+    expect(await client('client-fin-first', service)).toEqual({ correct: true })
+    expect(await report()).toMatchObject({ bytes: 100_000, by: 'end' })
+  })
+
+  it('lets the server end first and still receive what the client sends', async () => {
+    expect(await client('server-fin-first', service)).toEqual({ received: 3, by: 'end' })
+    expect(await report()).toMatchObject({ bytes: 100_000, sha256: hashOf(100_000, 2), by: 'end' })
+  })
+
+  it('shows the client a reset when the server resets', async () => {
+    expect(await client('server-reset', service)).toEqual({ bytes: 1_000, by: 'reset' })
+    await report()
+  })
+
+  it('shows the server a reset when the client resets', async () => {
+    await client('client-reset', service)
+    expect(await report()).toMatchObject({ bytes: 1_000, by: 'reset' })
+  })
+
+  it('carries 1 GB up without a wrong byte', async () => {
+    expect(await client('upload', service, port, gigabyte)).toEqual({ correct: true })
+    expect(await report()).toMatchObject({ bytes: gigabyte, by: 'end' })
+  })
+
+  it('carries 1 GB down without a wrong byte, and takes at most 110 MB of memory for it', async () => {
+    const received = await client('download', service, port, gigabyte)
+    expect(received).toEqual({ bytes: gigabyte, sha256: hashOf(gigabyte, 5), by: 'end' })
+    await report()
+    for (const part of ['client', pod]) expect(await rssMiB(part)).toBeLessThanOrEqual(110)
+  })
+
+  it('carries 500 connections at once', async () => {
+    expect(await client('concurrent', service, port, 500)).toEqual({ correct: 500 })
+    for (let i = 0; i < 500; i++) await report()
+  })
+
+  it('pushes back when the reader stops, with bounded memory on the way', async () => {
+    const { taken } = (await client('slow-reader', service)) as { taken: number }
+    await report()
+    expect(taken).toBeLessThan(40_000_000)
+    for (const part of ['client', pod]) expect(await rssMiB(part)).toBeLessThan(150)
+  })
+
+  it('resets when nothing listens on the declared port', async () => {
+    expect(await client('failing', service, 5432)).toEqual({ bytes: 0, by: 'reset' })
+    expect((await accessLines('client')).at(-1)).toMatchObject({ closeReason: 'refused' })
+  })
+
+  it('resets when the service has no such port', async () => {
+    expect(await client('failing', service, 9_999)).toEqual({ bytes: 0, by: 'reset' })
+    expect((await accessLines('client')).at(-1)).toMatchObject({ closeReason: 'refused' })
+  })
+
+  it('resets when the only endpoint is nowhere to be reached', async () => {
+    const [address] = lab.setService(`gone-${route}`, [pod], [port])
+    const gone = `${crypto.randomUUID()}`
+    lab.writeManifest(`service-gone-${route}`, unreachableService(`gone-${route}`, address, gone))
+    await expect
+      .poll(() => lab.admin('client', '/status').then((s) => JSON.parse(s).catalogue.version), {
+        timeout: 10_000,
+      })
+      .toBeGreaterThan(1)
+    const result = await client('failing', `gone-${route}`, port)
+    expect(result).toEqual({ bytes: 0, by: 'reset' })
+    const line = (await accessLines('client')).at(-1)
+    expect(['unreachable', 'timeout', 'no-endpoint']).toContain(line?.closeReason)
+  })
+
+  it('resets the streams of a peer that is killed, and reaches it again once it is back', async () => {
+    const steady = lab.spawn(
+      'client',
+      lab.node('test/conformance/client.ts', 'steady-one-connection', service, String(port)),
+    )
+    await new Promise((resolve) => steady.stderr?.once('data', resolve))
+    const ended = new Promise<string>((resolve) =>
+      steady.stdout?.once('data', (data) => resolve(String(data))),
+    )
+    await lab.stopSidecar(pod, 'KILL')
+    expect(JSON.parse(await ended)).toMatchObject({ lived: false })
+    await lab.startSidecar(pod)
+    await expect
+      .poll(() => client('echo', service).catch(() => ({})), { timeout: 15_000 })
+      .toMatchObject({ first: 'one', by: 'end' })
+  })
+})
+
+/** A service whose one endpoint is a pod with a sidecar that is not connected, at an address that nobody has. */
+function unreachableService(name: string, clusterIP: string, podUid: string): object[] {
+  const metadata = { name, namespace: 'default' }
+  const ports = [{ name: 'tcp', port, protocol: 'TCP' }]
+  return [
+    { apiVersion: 'v1', kind: 'Service', metadata, spec: { clusterIP, clusterIPs: [clusterIP], ports } },
+    {
+      apiVersion: 'v1',
+      kind: 'Pod',
+      metadata: { ...metadata, uid: podUid, annotations: { 'sidecar.edgemesh.io/status': 'injected' } },
+      spec: { containers: [] },
+    },
+    {
+      apiVersion: 'discovery.k8s.io/v1',
+      kind: 'EndpointSlice',
+      metadata: { ...metadata, labels: { 'kubernetes.io/service-name': name } },
+      addressType: 'IPv4',
+      ports,
+      endpoints: [{ addresses: ['10.244.9.9'], targetRef: { kind: 'Pod', name, uid: podUid } }],
+    },
+  ]
+}
