@@ -58,7 +58,7 @@ export class Router {
     const first = steps[0]?.route
     if (first === 'local' || first === 'plain') {
       const { address: host, port } = target
-      const stream = await dial({ host, port, deadlineMs: dialDeadlineMs, signal })
+      const stream = await dial({ host, port, deadlineMs: dialDeadlineMs, signal, allowHalfOpen: true })
       return { stream, route: first }
     }
     for (const step of steps.filter((s) => s.background)) {
@@ -130,7 +130,13 @@ export class Router {
     let last: unknown
     for (const host of candidates.filter((a) => !self.podIPs.includes(a))) {
       try {
-        return await dial({ host, port: tunnelPort, deadlineMs: dialDeadlineMs, signal })
+        return await dial({
+          host,
+          port: tunnelPort,
+          deadlineMs: dialDeadlineMs,
+          signal,
+          allowHalfOpen: false,
+        })
       } catch (error) {
         last = error
       }

@@ -7,19 +7,21 @@ export interface DialOptions {
   port: number
   deadlineMs: number
   signal: AbortSignal
+  /** For an app's own bytes, whose directions end by themselves; a tunnel must close as soon as its peer does. */
+  allowHalfOpen: boolean
 }
 
 /**
- * Connects a TCP socket with half-open allowed, or fails with `refused`, `timeout` or `unreachable` within the
+ * Connects a TCP socket, or fails with `refused`, `timeout` or `unreachable` within the
  * deadline. An aborted wait rejects with the signal's reason.
  */
-export function dial({ host, port, deadlineMs, signal }: DialOptions): Promise<Socket> {
+export function dial({ host, port, deadlineMs, signal, allowHalfOpen }: DialOptions): Promise<Socket> {
   if (signal.aborted) return Promise.reject(signal.reason)
   const { promise, resolve, reject } = Promise.withResolvers<Socket>()
   const socket = connect({
     host,
     port,
-    allowHalfOpen: true,
+    allowHalfOpen,
     noDelay: true,
     keepAlive: true,
     keepAliveInitialDelay: 30_000,

@@ -168,7 +168,13 @@ export class Inbound {
     const onClose = () => gone.abort(new EdgeMeshError('reset', 'Cannot go on: the peer gave up.'))
     stream.once('close', onClose)
     try {
-      const upstream = await dial({ host, port, deadlineMs: upstreamDeadlineMs, signal: gone.signal })
+      const upstream = await dial({
+        host,
+        port,
+        deadlineMs: upstreamDeadlineMs,
+        signal: gone.signal,
+        allowHalfOpen: true,
+      })
       stream.off('close', onClose)
       entry.connected()
       if (stream.destroyed) upstream.destroy()
