@@ -187,6 +187,8 @@ export class Channel implements Presence {
 
   async #onHello(hello: Extract<ClientMessage, { type: 'hello' }>): Promise<void> {
     const certificate = await this.#certify(hello.request)
+    // Closed meanwhile: its close has been dealt with, so the place that it took now would never be left.
+    if (this.#socket.readyState !== this.#socket.OPEN) return
     this.send({
       type: 'welcome',
       v: 1,

@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import { createServer as createHttpServer, type Server as HttpServer } from 'node:http'
 import { createServer as createHttpsServer, type Server as HttpsServer } from 'node:https'
 import { createServer, type Server as NetServer, type Socket } from 'node:net'
@@ -24,6 +25,8 @@ export const deadlines: Deadlines = { firstBytesMs: 5_000, handshakeMs: handshak
 const maxConnections = 18_000
 /** Of one address: a whole site may be behind one NAT. */
 const maxPerAddress = 6_000
+/** At the end, for clients to take what was written to them, in ms. */
+const lastWordsMs = 1_000
 const tlsRecordHandshake = 0x16
 const serverLeafMs = 30 * 86_400_000
 const renewServerMs = serverLeafMs / 2
@@ -48,24 +51,16 @@ export class Server {
   readonly #webSockets: WebSocketServer
   /** Connections that owe us their request. */
   readonly #expected = new WeakMap<Duplex, NodeJS.Timeout>()
+  readonly #sockets = new Set<Socket>()
   readonly #perAddress = new Map<string, number>()
   #renewal: NodeJS.Timeout | undefined
 
   constructor(options: ServerOptions) {
     this.#options = options
     this.#deadlines = options.deadlines ?? deadlines
-    const http = {
-      headersTimeout: this.#deadlines.firstBytesMs,
-      requestTimeout: 10_000,
-      maxHeaderSize: 8_192,
-    }
-    this.#plain = createHttpServer({ ...http, connectionsCheckingInterval: 1_000 })
-    this.#tls = createHttpsServer({
-      ...http,
-      ...tlsFloor,
-      connectionsCheckingInterval: 1_000,
-      handshakeTimeout: this.#deadlines.handshakeMs,
-    })
+    const http = { maxHeaderSize: 8_192 }
+    this.#plain = createHttpServer(http)
+    this.#tls = createHttpsServer({ ...http, ...tlsFloor, handshakeTimeout: this.#deadlines.handshakeMs })
     this.#webSockets = new WebSocketServer({
       noServer: true,
       maxPayload: maxClientFrame,
@@ -98,20 +93,21 @@ export class Server {
   }
 
   get connections(): number {
-    return [...this.#perAddress.values()].reduce((sum, n) => sum + n, 0)
+    return this.#sockets.size
   }
 
   /** Accepts no more, tells the clients, and lets joined pairs finish for `drainMs`. */
   async close(drainMs: number): Promise<void> {
     const { hub, relay } = this.#options
     clearTimeout(this.#renewal)
+    const closed = once(this.#net, 'close') // that is: its last connection too
     this.#net.close()
     hub.goAway()
     const until = performance.now() + drainMs
     while (relay.joinedPairs > 0 && performance.now() < until) await pause(100)
     relay.close()
-    this.#plain.closeAllConnections()
-    this.#tls.closeAllConnections()
+    await Promise.race([closed, pause(lastWordsMs)])
+    for (const socket of this.#sockets) socket.destroy()
   }
 
   #wire(): void {
@@ -132,6 +128,7 @@ export class Server {
       this.#expectNothing(socket)
       socket.on('error', () => socket.destroy())
       if (request.url !== controlPath || request.headers['sec-websocket-protocol'] !== controlProtocol) {
+        socket.once('finish', () => socket.destroy()) // no deadline waits for the client to close
         socket.end('HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n')
         return
       }
@@ -148,8 +145,10 @@ export class Server {
       socket.destroy()
       return
     }
+    this.#sockets.add(socket)
     this.#perAddress.set(address, count)
     socket.once('close', () => {
+      this.#sockets.delete(socket)
       const left = (this.#perAddress.get(address) ?? 1) - 1
       if (left === 0) this.#perAddress.delete(address)
       else this.#perAddress.set(address, left)
@@ -175,7 +174,9 @@ export class Server {
       socket.unshift(bytes)
       const isTls = bytes[0] === tlsRecordHandshake
       metrics.connections.inc({ kind: isTls ? 'tls' : 'plain' })
-      if (!isTls) this.#expectUpgrade(socket)
+      if (isTls)
+        socket.allowHalfOpen = false // only relayed streams end one direction at a time
+      else this.#expectUpgrade(socket)
       ;(isTls ? this.#tls : this.#plain).emit('connection', socket)
     })
   }

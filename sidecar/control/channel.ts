@@ -49,6 +49,8 @@ export class ControlChannel {
   readonly #aborter = new AbortController()
   #socket: WebSocket | undefined
   #up = false
+  /** Told when the channel comes up. */
+  readonly #waiting = new Set<() => void>()
   #server: ServerAddress
   #running: Promise<void> | undefined
   #renewal: NodeJS.Timeout | undefined
@@ -61,6 +63,22 @@ export class ControlChannel {
   /** Whether the server has welcomed us and the channel is open. */
   get up(): boolean {
     return this.#up
+  }
+
+  /** Resolves once the channel is up; rejects with `not-connected` when that takes longer than `ms`. */
+  async untilUp(ms: number): Promise<void> {
+    if (this.#up) return
+    const waiting = Promise.withResolvers<void>()
+    const late = () =>
+      waiting.reject(new EdgeMeshError('not-connected', 'Cannot use the relay: the server is away.'))
+    const timer = setTimeout(late, ms)
+    this.#waiting.add(waiting.resolve)
+    try {
+      await waiting.promise
+    } finally {
+      clearTimeout(timer)
+      this.#waiting.delete(waiting.resolve)
+    }
   }
 
   /** The server of the present (or last) channel; relay tickets are redeemed there. */
@@ -153,7 +171,7 @@ export class ControlChannel {
         socket.close(closeCodes.badMessage)
       }
     })
-    socket.on('error', reject)
+    socket.on('error', (error) => (this.#up ? socket.terminate() : reject(error)))
     socket.on('close', (code, reason) => resolve({ code, reason: String(reason), comeBackMs }))
     return promise.finally(() => clearTimeout(silence))
   }
@@ -179,6 +197,7 @@ export class ControlChannel {
       this.#scheduleRenewal(message.certificate.notAfter)
       if (message.type === 'welcome') {
         this.#up = true
+        for (const resolve of this.#waiting) resolve()
         log.info({ server: this.#server, replica: message.replica }, 'connected to the server')
       }
     } else if (message.type === 'error')

@@ -42,16 +42,13 @@ export function plan(
   // An address that is also ours leads to ourselves: the same pod IP exists at another site.
   const reachable = endpoint.addresses.some((a) => !self.podIPs.includes(a))
   const direct: RouteKind[] = reachable ? ['direct'] : []
-  const relayed: RouteKind[] = known.relayAvailable || known.sessions.has('relayed') ? ['relayed'] : []
-  const restsUntil = known.blockedUntil.direct
-  if (known.sessions.has('direct') || relayed.length === 0) return inTurn([...direct, ...relayed])
-  if (restsUntil === undefined && !known.sessions.has('relayed')) return inTurn([...direct, ...relayed])
-  // A relayed session is there, or direct failed lately: no app waits for direct, which is tried behind its back.
-  const probe = reachable && (restsUntil ?? now) <= now
-  return [
-    ...inTurn(relayed),
-    ...(probe ? [{ route: 'direct' as const, afterMs: 0, background: true as const }] : []),
-  ]
+  const rests = (known.blockedUntil.direct ?? now) > now
+  // Without the server the relay's step waits for its return, so direct is tried however lately it failed.
+  const servedByRelay = known.sessions.has('relayed') || (rests && known.relayAvailable)
+  if (known.sessions.has('direct') || !servedByRelay) return inTurn([...direct, 'relayed'])
+  const probe =
+    reachable && !rests ? [{ route: 'direct' as const, afterMs: 0, background: true as const }] : []
+  return [...inTurn(['relayed']), ...probe]
 }
 
 function inTurn(routes: RouteKind[]): Step[] {

@@ -10,6 +10,8 @@ import type { ControlChannel } from '../control/channel.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
 
 const ticketDeadlineMs = 5_000
+/** A connection that needs the relay waits so long for a server that is away: restarts take less. */
+const serverDeadlineMs = 3_000
 /** Relayed dials and joins under way at once; beyond it they fail at once. */
 const maxPending = 256
 
@@ -75,6 +77,7 @@ export class RelayClient {
     if (this.#pending.size >= maxPending) throw fail('limit', 'too many requests are waiting')
     this.#pending.set(id, resolve)
     try {
+      await this.#channel.untilUp(serverDeadlineMs)
       if (!this.#channel.send({ type: 'relay', id, podUid }))
         throw fail('not-connected', 'the server is away')
       const answer = await withDeadline(promise, ticketDeadlineMs, `get a relay ticket for pod ${podUid}`)

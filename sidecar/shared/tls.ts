@@ -1,6 +1,5 @@
 import { createPublicKey, generateKeyPair, sign, verify } from 'node:crypto'
 import { promisify } from 'node:util'
-import { codeOf } from './errors.ts'
 import { Secret } from './secret.ts'
 import { type CertificateRequest, proofInput } from './wire.ts'
 
@@ -59,7 +58,7 @@ export type HandshakeFailure =
 
 /** Sorts what OpenSSL and Node say of a failed handshake, for metrics and logs. */
 export function handshakeFailureOf(error: unknown): HandshakeFailure {
-  const code = codeOf(error)
+  const code = String((error as { code?: unknown } | null)?.code ?? '')
   if (code === 'CERT_HAS_EXPIRED' || code.includes('CERTIFICATE_EXPIRED')) return 'expired'
   if (code === 'CERT_NOT_YET_VALID') return 'not-yet-valid'
   if (code === 'ERR_TLS_CERT_ALTNAME_INVALID' || code === 'identity-mismatch') return 'wrong-identity'

@@ -122,11 +122,13 @@ export class Inbound {
     }
   }
 
-  #onRefused(error: unknown, socket?: Duplex): void {
-    const reason = handshakeFailureOf(error)
+  #onRefused(error: unknown, socket?: TLSSocket): void {
+    // Node tells of a certificate that it refused by closing the socket; why stands in the socket only.
+    const verdict = socket?.authorizationError as unknown as string | undefined
+    const reason = handshakeFailureOf(verdict ? { code: verdict } : error)
     this.#options.metrics.handshakeFailures.inc({ direction: 'inbound', reason })
-    const from = socket !== undefined && 'remoteAddress' in socket ? socket.remoteAddress : undefined
-    this.#options.log.warn({ reason, from, error: sentenceOf(error) }, 'refused a peer')
+    const line = { reason, from: socket?.remoteAddress, error: verdict ?? sentenceOf(error) }
+    this.#options.log.warn(line, 'refused a peer')
     socket?.destroy()
   }
 

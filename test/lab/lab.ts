@@ -35,7 +35,6 @@ import {
   machines,
   nodeOf,
   type PodSpec,
-  podIPv6,
   podManifest,
   type ServiceSpec,
   type Site,
@@ -251,7 +250,8 @@ export class Lab {
     await this.#signal('server', signal)
   }
 
-  async startSidecar(name: string): Promise<void> {
+  /** Waits until the pod has its certificate; or, not `identified`, until DNS and the interceptor serve. */
+  async startSidecar(name: string, { identified = true } = {}): Promise<void> {
     const pod = this.pod(name)
     const state = join(this.folder, 'pods', name)
     const env = {
@@ -269,7 +269,14 @@ export class Lab {
     }
     const [node = '', ...rest] = this.node('sidecar/main.ts', 'run')
     const argv = [node, ...sidecarFlags, ...rest]
-    await this.#start(name, name, argv, SIDECAR_UID, env, '"ready: the tunnel endpoint serves"', '"started"')
+    await this.#start(
+      name,
+      name,
+      argv,
+      SIDECAR_UID,
+      env,
+      identified ? '"ready: the tunnel endpoint serves"' : '"started"',
+    )
   }
 
   /** TERM and KILL wait for the end of the process. */
@@ -390,7 +397,11 @@ export class Lab {
   #describe({ name, node: nodeName, ip, sidecar = true }: PodSpec): LabPod {
     const node = nodeOf(nodeName)
     const host = 2 + this.pods.filter((p) => p.node === nodeName).length
-    const ips: [string, string] = [ip ?? `10.244.${node.pods}.${host}`, podIPv6(node, host)]
+    const [, , subnet = '', last = ''] = (ip ?? `10.244.${node.pods}.${host}`).split('.')
+    const ips: [string, string] = [
+      `10.244.${subnet}.${last}`,
+      `fd00:10:244:${subnet}::${Number(last).toString(16)}`,
+    ]
     return { name, namespace: 'default', node: nodeName, site: node.site, uid: randomUUID(), ips, sidecar }
   }
 
@@ -458,14 +469,14 @@ export class Lab {
     ])
   }
 
-  /** Starts a process that outlives us, logs to a file, and is ready when the file says one of the words. */
+  /** Starts a process that outlives us, logs to a file, and is ready when the file says the word. */
   async #start(
     where: string,
     part: string,
     argv: string[],
     uid: number,
     env: Record<string, string>,
-    ...readyWords: string[]
+    readyWord: string,
   ): Promise<void> {
     const log = this.logOf(part)
     const from = existsSync(log) ? readFileSync(log).length : 0
@@ -482,11 +493,10 @@ export class Lab {
       exited = code
     })
     writeFileSync(join(this.folder, 'pid', part), String(child.pid)) // exec all the way: this pid is the program's
-    const [word = ''] = readyWords
     const until = Date.now() + readyDeadlineMs
     for (;;) {
       const said = readFileSync(log).subarray(from).toString()
-      if (said.includes(word)) return
+      if (said.includes(readyWord)) return
       if (exited !== undefined || Date.now() > until) {
         const tail = said.trim().split('\n').slice(-8).join('\n')
         throw labError(

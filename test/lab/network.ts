@@ -63,19 +63,20 @@ export async function makePod(
   const namespace = namespaceOf(lab, pod)
   await mustRun(['ip', 'netns', 'add', namespace])
   const veth = `v${addresses.v4.split('.').slice(2).join('-')}`
+  const own = addresses.v4.startsWith(`10.244.${node.pods}.`)
   await ip(namespace, [
     ...up('lo'),
     `link add eth0 type veth peer name ${veth} netns ${namespaceOf(lab, node.name)}`,
-    `addr add ${addresses.v4}/${addresses.v4.startsWith(`10.244.${node.pods}.`) ? 24 : 32} dev eth0`,
-    `addr add ${addresses.v6}/64 dev eth0 nodad`,
+    `addr add ${addresses.v4}/${own ? 24 : 32} dev eth0`,
+    `addr add ${addresses.v6}/${own ? 64 : 128} dev eth0 nodad`,
     ...up('eth0'),
     `route add default via 10.244.${node.pods}.1 dev eth0 onlink`,
-    `route add default via ${podIPv6(node, 1)}`,
+    `route add default via ${podIPv6(node, 1)} dev eth0 onlink`,
   ])
   // A foreign pod IP (the same at two sites) is routed on its node as a host route.
-  const foreign = addresses.v4.startsWith(`10.244.${node.pods}.`)
+  const foreign = own
     ? []
-    : [`route add ${addresses.v4}/32 dev cni0`]
+    : [`route add ${addresses.v4}/32 dev cni0`, `route add ${addresses.v6}/128 dev cni0`]
   await ip(namespaceOf(lab, node.name), [`link set ${veth} master cni0`, ...up(veth), ...foreign])
 }
 
@@ -131,7 +132,7 @@ async function makeNode(namespace: string, node: LabNode): Promise<void> {
     ...others.map((n) => `route add 10.244.${n.pods}.0/24 via ${n.address}`),
     ...others.map((n) => `route add fd00:10:244:${n.pods}::/64 via ${lanV6(n)}`),
   ])
-  const masquerade = `-A POSTROUTING -s 10.244.${node.pods}.0/24 ! -d ${podCidrs.v4} -j MASQUERADE`
+  const masquerade = `-A POSTROUTING -s ${podCidrs.v4} ! -d ${podCidrs.v4} -j MASQUERADE`
   await restore(namespace, `*nat\n${masquerade}\nCOMMIT\n`)
 }
 
@@ -145,13 +146,14 @@ function gatewayToInternet(address: string): string[] {
   ]
 }
 
-/** Outbound only, as a home or factory router does. */
+/** Outbound only, as a home or factory router does; what its bridge switches may pass FORWARD too (br_netfilter). */
 const router = (lan: string) => `*nat
 -A POSTROUTING -o eth0 -j MASQUERADE
 COMMIT
 *filter
 :FORWARD DROP
 -A FORWARD -i ${lan} -o eth0 -j ACCEPT
+-A FORWARD -i ${lan} -o ${lan} -j ACCEPT
 -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
 COMMIT
 `

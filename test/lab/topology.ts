@@ -30,7 +30,7 @@ export const machines = ['internet', 'mkmaster1', 'edge-router', ...nodes.map((n
 export interface PodSpec {
   name: string
   node: NodeName
-  /** Default: the next free one of the node. The same IP may exist at another site. */
+  /** 10.244.N.H; default: the next free one of the node. The same IP, and its IPv6, may exist at another site. */
   ip?: string
   /** Default true. */
   sidecar?: boolean

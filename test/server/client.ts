@@ -13,7 +13,7 @@ import {
   maxServerFrame,
   type ServerMessage,
 } from '../../sidecar/shared/wire.ts'
-import { type TestPod, type TestServer, trustDomain } from './harness.ts'
+import { type Issuer, type TestPod, trustDomain } from './harness.ts'
 
 type Hello = Extract<ClientMessage, { type: 'hello' }>
 type Of<T extends ServerMessage['type']> = Extract<ServerMessage, { type: T }>
@@ -21,8 +21,15 @@ type Of<T extends ServerMessage['type']> = Extract<ServerMessage, { type: T }>
 const deadlineMs = 10_000
 const keys: KeyPair = await createKeyPair()
 
+/** A server as its clients know it, in this process or another. */
+export interface Place {
+  readonly port: number
+  readonly issuer: Issuer
+  readonly authority: { readonly trustBundle: string }
+}
+
 /** A request that is good for the pod, by default with a token of its own. */
-export async function requestFor(server: TestServer, pod: TestPod, token?: string): Promise<CertificateRequest> {
+export async function requestFor(server: Place, pod: TestPod, token?: string): Promise<CertificateRequest> {
   return createCertificateRequest(keys, new Secret(token ?? (await server.issuer.token(pod))))
 }
 
@@ -45,11 +52,10 @@ export class TestClient {
     this.closed = once(socket, 'close').then(([code]) => code as number)
   }
 
-  static async open(server: TestServer): Promise<TestClient> {
+  static async open(server: Place): Promise<TestClient> {
+    const tls = { ...tlsFloor, ca: server.authority.trustBundle, servername: serverNameOf(trustDomain) }
     const socket = new WebSocket(`wss://127.0.0.1:${server.port}${controlPath}`, controlProtocol, {
-      ...tlsFloor,
-      ca: server.authority.trustBundle,
-      servername: serverNameOf(trustDomain),
+      ...tls,
       perMessageDeflate: false,
       maxPayload: maxServerFrame,
     })
@@ -59,14 +65,14 @@ export class TestClient {
   }
 
   /** A channel that was welcomed and has its index. */
-  static async join(server: TestServer, pod: TestPod, more: Partial<Hello> = {}): Promise<TestClient> {
+  static async join(server: Place, pod: TestPod, more: Partial<Hello> = {}): Promise<TestClient> {
     const client = await TestClient.open(server)
     await client.hello(server, pod, more)
     await client.next('welcome')
     return client
   }
 
-  async hello(server: TestServer, pod: TestPod, more: Partial<Hello> = {}): Promise<void> {
+  async hello(server: Place, pod: TestPod, more: Partial<Hello> = {}): Promise<void> {
     const request = more.request ?? (await requestFor(server, pod))
     this.send({ type: 'hello', v: 1, podIPs: ['10.0.0.1'], subscriptions: [], ...more, request })
   }

@@ -1,4 +1,5 @@
 import { mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises'
+import type { Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type CryptoKey, exportJWK, generateKeyPair, SignJWT } from 'jose'
@@ -85,7 +86,11 @@ export const sliceManifest = (service: string, of: TestPod, ready = true, port =
   metadata: { name: service, namespace: 'shop', labels: { 'kubernetes.io/service-name': service } },
   ports: [{ name: '', port, protocol: 'TCP' }],
   endpoints: [
-    { addresses: ['10.0.0.1'], conditions: { ready }, targetRef: { kind: 'Pod', name: of.name, uid: of.uid } },
+    {
+      addresses: ['10.0.0.1'],
+      conditions: { ready },
+      targetRef: { kind: 'Pod', name: of.name, uid: of.uid },
+    },
   ],
 })
 
@@ -185,6 +190,21 @@ export class TestServer {
   /** Waits until the gauge has the value. */
   async until(name: string, value: number): Promise<void> {
     await vi.waitFor(async () => expect(await this.gauge(name)).toBe(value), { timeout: 10_000, interval: 5 })
+  }
+
+  /** How many relay tickets were accepted so far. */
+  async spentTickets(): Promise<number> {
+    const { values } = await this.metrics.tickets.get()
+    return values.find((v) => v.labels.outcome === 'spent')?.value ?? 0
+  }
+
+  /** Sends what joins the relay by a ticket, and resolves once the ticket was accepted. */
+  async spend(send: () => Promise<Socket>): Promise<Socket> {
+    const before = await this.spentTickets()
+    const socket = await send()
+    const look = async () => expect(await this.spentTickets()).toBe(before + 1)
+    await vi.waitFor(look, { timeout: 10_000, interval: 5 })
+    return socket
   }
 
   /** Waits until nobody is connected any more. */

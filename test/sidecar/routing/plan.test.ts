@@ -37,7 +37,12 @@ describe('the plan of routes', () => {
       [{ route: 'plain', afterMs: 0 }],
     ],
     ['a new peer gets direct with a head start over the relay', peer, known(), [direct, relayedLater]],
-    ['without the server there is direct only', peer, known({ relayAvailable: false }), [direct]],
+    [
+      'without the server the relay waits for it behind direct',
+      peer,
+      known({ relayAvailable: false }),
+      [direct, relayedLater],
+    ],
     [
       'a live relayed session is used at once, also without the server, while direct is tried behind it',
       peer,
@@ -58,10 +63,10 @@ describe('the plan of routes', () => {
     ],
     ['direct that failed lately rests', peer, known({ blockedUntil: { direct: now + 1 } }), [relayed]],
     [
-      'direct that rests is still tried when nothing else is left',
+      'direct that rests is tried all the same while the server is away',
       peer,
       known({ blockedUntil: { direct: now + 1 }, relayAvailable: false }),
-      [direct],
+      [direct, relayedLater],
     ],
     [
       'direct that has rested is tried behind the relay',
@@ -76,10 +81,10 @@ describe('the plan of routes', () => {
       [direct, relayedLater],
     ],
     [
-      'our own address everywhere and no server leaves nothing',
+      'our own address everywhere leaves the relay, also while the server is away',
       { ...peer, addresses: ['10.244.3.2'] },
       known({ relayAvailable: false }),
-      [],
+      [relayed],
     ],
   ])('%s', (_title, endpoint, knowledge, steps) => {
     expect(plan(endpoint, self, knowledge, now)).toEqual(steps)

@@ -32,5 +32,6 @@ export function receive(socket: Socket): Promise<Received> {
   socket.once('end', () => settle('fin'))
   socket.once('error', (error: NodeJS.ErrnoException) => settle(error.code ?? 'unknown'))
   socket.once('close', () => settle('close'))
+  socket.resume() // it may have been paused on purpose
   return promise
 }

@@ -1,0 +1,95 @@
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
+import { Lab } from '../lab/lab.ts'
+import { echoes, LineProcess, logOf, startServer } from './helpers.ts'
+
+let lab: Lab
+
+beforeAll(async () => {
+  lab = await Lab.up()
+  await lab.addPod({ name: 'second', node: 'mkedge2' })
+  for (const pod of ['tcp-echo-edge', 'tcp-echo-cloud', 'second']) await startServer(lab, pod)
+  lab.setService('web', ['tcp-echo-edge', 'tcp-echo-cloud', 'second'], [8080])
+  await vi.waitUntil(() => echoes(lab, 'web'), { timeout: 10_000 })
+})
+
+afterAll(async () => {
+  await lab?.down()
+})
+
+/** Uids of the endpoints that the client's connections to `web` went to, of the last `count`. */
+async function lastEndpoints(count: number): Promise<unknown[]> {
+  const lines = (await logOf(lab, 'client')).filter(
+    (l) => l.msg === 'connection' && l.service === 'default/web:8080',
+  )
+  return lines.slice(-count).map((l) => l.podUid)
+}
+
+describe('the catalogue under traffic', () => {
+  it('takes turns over the ready endpoints of a service', async () => {
+    for (let i = 0; i < 6; i++) expect(await echoes(lab, 'web')).toBe(true)
+    const used = await lastEndpoints(6)
+    for (const name of ['tcp-echo-edge', 'tcp-echo-cloud', 'second']) {
+      expect(used.filter((uid) => uid === lab.pod(name).uid)).toHaveLength(2)
+    }
+  })
+
+  it('changes endpoints without a failed connection', async () => {
+    const steady = new LineProcess(
+      lab,
+      'client',
+      lab.node('test/conformance/client.ts', 'steady-new-connections', 'web', '8080'),
+    )
+    const sets = [
+      ['tcp-echo-edge'],
+      ['second', 'tcp-echo-cloud'],
+      ['second'],
+      ['tcp-echo-edge', 'second', 'tcp-echo-cloud'],
+    ]
+    for (const pods of sets) {
+      lab.setService('web', pods, [8080])
+      const uids = pods.map((p) => lab.pod(p).uid)
+      await expect
+        .poll(async () => (await lastEndpoints(3)).every((uid) => uids.includes(String(uid))), {
+          timeout: 10_000,
+        })
+        .toBe(true)
+    }
+    const { good, failures } = await steady.finish()
+    expect(failures).toEqual([])
+    expect(good).toBeGreaterThan(10)
+  })
+
+  it('keeps a client on one endpoint while the service asks for affinity', async () => {
+    const [clusterIP] = lab.setService('sticky', ['tcp-echo-edge', 'second'], [8080])
+    const endpoints = ['tcp-echo-edge', 'second'].map((name) => {
+      const { uid, ips } = lab.pod(name)
+      return { addresses: [ips[0]], targetRef: { kind: 'Pod', name, uid } }
+    })
+    const ports = [{ name: 'http', port: 8080, protocol: 'TCP' }]
+    const metadata = { name: 'sticky', namespace: 'default' }
+    lab.writeManifest('service-sticky', [
+      { kind: 'Service', metadata, spec: { clusterIP, ports, sessionAffinity: 'ClientIP' } },
+      {
+        kind: 'EndpointSlice',
+        metadata: { ...metadata, labels: { 'kubernetes.io/service-name': 'sticky' } },
+        addressType: 'IPv4',
+        ports,
+        endpoints,
+      },
+    ])
+    await expect.poll(() => echoes(lab, 'sticky'), { timeout: 10_000 }).toBe(true)
+    for (let i = 0; i < 4; i++) expect(await echoes(lab, 'sticky')).toBe(true)
+    const lines = (await logOf(lab, 'client')).filter((l) => l.service === 'default/sticky:8080').slice(-4)
+    expect(new Set(lines.map((l) => l.podUid)).size).toBe(1)
+  })
+
+  it('keeps the last good state when a manifest is broken', async () => {
+    await lab.run('internet', ['sh', '-c', `printf 'kind: [unclosed\\n' > ${lab.manifests}/service-web.yaml`])
+    await expect
+      .poll(async () => (await logOf(lab, 'server')).map((l) => String(l.msg)).join('\n'), {
+        timeout: 10_000,
+      })
+      .toContain('Cannot read service-web.yaml, line 2')
+    expect(await echoes(lab, 'web')).toBe(true)
+  })
+})
