@@ -69,10 +69,22 @@ describe('the plan of routes', () => {
       [direct, relayedLater],
     ],
     [
-      'direct that has rested is tried behind the relay',
+      'direct that has rested is tried first again',
       peer,
       known({ blockedUntil: { direct: now } }),
+      [direct, relayedLater],
+    ],
+    [
+      'direct that has rested is tried behind a live relayed session',
+      peer,
+      known({ blockedUntil: { direct: now }, sessions: session('relayed') }),
       [relayed, probe],
+    ],
+    [
+      'direct that rests is not tried behind a live relayed session',
+      peer,
+      known({ blockedUntil: { direct: now + 1 }, sessions: session('relayed') }),
+      [relayed],
     ],
     [
       'a live direct session forgets old failures',
