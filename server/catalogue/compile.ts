@@ -157,9 +157,9 @@ function compileEndpoints(
     if (slice.addressType === 'FQDN') continue
     const ofService = merged.get(id) ?? new Map<string, Endpoint>()
     merged.set(id, ofService)
-    for (const raw of slice.endpoints ?? []) {
+    for (const raw of Array.isArray(slice.endpoints) ? slice.endpoints : []) {
       try {
-        const one = compileEndpoint(raw, slice.ports ?? [], pods)
+        const one = compileEndpoint(raw, Array.isArray(slice.ports) ? slice.ports : [], pods)
         const key = one.podUid ?? one.addresses[0] ?? ''
         const known = ofService.get(key)
         ofService.set(key, known === undefined ? one : mergeEndpoints(known, one))

@@ -1,7 +1,7 @@
 import { watch } from 'node:fs'
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { isMap, isSeq, LineCounter, parseAllDocuments } from 'yaml'
+import { isMap, isScalar, isSeq, LineCounter, parseAllDocuments } from 'yaml'
 import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import type { Logger } from '#shared/log.ts'
 import { compile, type Manifest } from './compile.ts'
@@ -152,9 +152,10 @@ export function parseManifests(text: string, name: string): Manifest[] {
     const [error] = document.errors
     if (error !== undefined)
       fail(error.pos[0], error.message.split(/ at line \d+/)[0]?.concat('.') ?? error.message)
-    if (document.contents === null) return []
-    const start = document.contents.range?.[0] ?? 0
-    if (!isMap(document.contents)) fail(start, 'a Kubernetes object was expected.')
+    const { contents } = document
+    if (contents === null || (isScalar(contents) && contents.value === null)) return [] // after a last `---`
+    const start = contents.range?.[0] ?? 0
+    if (!isMap(contents)) fail(start, 'a Kubernetes object was expected.')
     const origin = (offset: number) => `${name}, line ${lineCounter.linePos(offset).line}`
     const items = document.get('items')
     if (String(document.get('kind')).endsWith('List') && isSeq(items)) {

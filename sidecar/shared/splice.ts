@@ -93,9 +93,26 @@ export function resetStream(stream: Duplex): void {
     // Node ends the writable side first, which would send END_STREAM: the far app would see a FIN before the reset.
     stream._final = (done) => done()
     stream.close(h2ConnectError)
-  } else if ('resetAndDestroy' in stream && typeof stream.resetAndDestroy === 'function')
-    stream.resetAndDestroy()
+    // It closes only once it is read to its end, and nobody reads it any more.
+    stream.removeAllListeners('data').resume()
+  } else if (isTcp(stream)) resetTcp(stream)
   else stream.destroy()
+}
+
+type Tcp = Duplex & { resetAndDestroy(): void }
+
+function isTcp(stream: Duplex): stream is Tcp {
+  return 'resetAndDestroy' in stream && typeof stream.resetAndDestroy === 'function'
+}
+
+/**
+ * libuv refuses to reset a socket whose shutdown(2) is under way (EINVAL), and Node then leaves it open for ever: so
+ * the FIN, which is all that is left to be sent, goes out first.
+ */
+function resetTcp(socket: Tcp): void {
+  const isShuttingDown = socket.writableEnded && !socket.writableFinished && socket.writableLength === 0
+  if (isShuttingDown) socket.once('finish', () => socket.resetAndDestroy())
+  else socket.resetAndDestroy()
 }
 
 /** The code of ours for a failed TCP connect; what the dialled side says over the wire and shows to the app. */

@@ -23,6 +23,11 @@ import { maxSessionMemory, maxStreams, sessionWindow, streamWindow } from './win
 /** Sessions that peers may hold open at once; beyond it new connections are closed by the kernel's accept. */
 const maxSessions = 2_000
 const upstreamDeadlineMs = 5_000
+/**
+ * Streams that a peer may reset at once and in a second. Node's defaults (1,000 and 33) are against strangers; here
+ * each reset is that of an app's connection, and beyond the limit the whole session dies.
+ */
+const resets = { streamResetBurst: 20_000, streamResetRate: 2_000 }
 
 export interface InboundOptions {
   port: number
@@ -54,6 +59,7 @@ export class Inbound {
       ALPNProtocols: ['h2'],
       handshakeTimeout: handshakeDeadlineMs,
       maxSessionMemory,
+      ...resets,
       settings: { initialWindowSize: streamWindow, maxConcurrentStreams: maxStreams, enablePush: false },
       ...options.identity.tlsOptions(),
     })
