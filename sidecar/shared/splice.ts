@@ -121,7 +121,3 @@ export function connectFailureOf(code: string): Extract<ErrorCode, 'refused' | '
   if (code === 'ETIMEDOUT' || code === 'timeout') return 'timeout'
   return 'unreachable'
 }
-
-export function abortReason(signal: AbortSignal): unknown {
-  return signal.reason ?? new EdgeMeshError('stopping', 'Cannot go on: the wait was given up.')
-}

@@ -1,32 +1,29 @@
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process'
 import { randomBytes, randomUUID } from 'node:crypto'
-import {
-  chownSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { chownSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { copyFile, readdir } from 'node:fs/promises'
 import { basename, join } from 'node:path'
-import { exportJWK, exportPKCS8, generateKeyPair, importPKCS8, SignJWT } from 'jose'
 import { stringify } from 'yaml'
-import { EdgeMeshError } from '#shared/errors.ts'
 import { ports, SIDECAR_UID } from '#shared/ports.ts'
+import { deleteNamespaces, makeNetwork, makePod, namespaceOf, namespacesOf, setUplink } from './network.ts'
 import {
-  deleteNamespaces,
-  inNamespace,
-  makeNetwork,
-  makePod,
-  namespaceOf,
-  namespacesOf,
-  setUplink,
-} from './network.ts'
-import { collect, mustRun, type Output, run } from './shell.ts'
+  appFolder,
+  commandIn,
+  type Daemon,
+  labError,
+  labsFolder,
+  logIn,
+  nodeCommand,
+  pidIn,
+  type Signal,
+  sidecarEnvironment,
+  sidecarFlags,
+  signalIn,
+  startIn,
+  warmCompileCache,
+} from './processes.ts'
+import { collect, type Output } from './shell.ts'
+import { issuer, makeKeys, signToken } from './tokens.ts'
 import {
   basePods,
   baseServices,
@@ -42,19 +39,6 @@ import {
   serviceCidrs,
   serviceManifests,
 } from './topology.ts'
-
-export const labsFolder = '/run/edgemesh-lab'
-/** Where every process of a lab sees the project: the clone itself may be closed to uid 1337. */
-const appFolder = join(labsFolder, 'app')
-const project = join(import.meta.dirname, '../..')
-/**
- * Flags and environment of the sidecar's process, as the injector will set them: less memory for every pod. Without
- * TurboFan it takes 4 MB less at the start and 20 MB less under load, and carries as much: the work is in C++.
- */
-const sidecarFlags = ['--max-semi-space-size=1', '--v8-pool-size=1', '--no-opt']
-const sidecarEnvironment = { MALLOC_ARENA_MAX: '1' }
-const issuer = 'https://lab.edgemesh.test'
-const readyDeadlineMs = 20_000
 
 export interface UpOptions {
   /** Default: a name that is not taken. */
@@ -190,7 +174,7 @@ export class Lab {
   }
 
   logOf(part: string): string {
-    return join(this.folder, 'log', `${part}.log`)
+    return logIn(this.folder, part)
   }
 
   /** Starts a program in a pod (with its resolv.conf) or on a machine; `uid` 0 unless told. */
@@ -199,7 +183,7 @@ export class Lab {
     argv: readonly string[],
     { stdio = 'pipe', uid, env }: SpawnOptions = {},
   ): ChildProcess {
-    const [program = '', ...args] = this.#command(where, argv, uid)
+    const [program = '', ...args] = commandIn(this.#place(where), argv, uid)
     return spawn(program, args, { stdio, env: { ...process.env, ...env } })
   }
 
@@ -213,9 +197,9 @@ export class Lab {
     return collect(this.spawn(where, argv, rest), input, timeoutMs)
   }
 
-  /** The command line of a script of this project, inside the lab: the path is from the project's root. */
+  /** The command line of a script of this project, for `spawn` and `run`. */
   node(script: string, ...args: string[]): string[] {
-    return [`${appFolder}/node_modules/.bin/node`, `${appFolder}/${script}`, ...args]
+    return nodeCommand(script, ...args)
   }
 
   /** What the pod's sidecar (or the server, on mkmaster1) answers on its admin port. */
@@ -243,11 +227,11 @@ export class Lab {
       join(this.folder, 'keys.json'),
     )
     argv.push('--token-issuer', issuer, '--replica', 'mkmaster1', ...this.#state.serverOptions)
-    await this.#start('mkmaster1', 'server', argv, SIDECAR_UID, {}, '"listening"')
+    await this.#start('mkmaster1', { part: 'server', argv, uid: SIDECAR_UID, ready: '"listening"' })
   }
 
-  async stopServer(signal: 'TERM' | 'KILL' | 'STOP' | 'CONT' = 'TERM'): Promise<void> {
-    await this.#signal('server', signal)
+  async stopServer(signal: Signal = 'TERM'): Promise<void> {
+    await signalIn(this.folder, 'server', signal)
   }
 
   /** Waits until the pod has its certificate; or, not `identified`, until DNS and the interceptor serve. */
@@ -269,24 +253,18 @@ export class Lab {
     }
     const [node = '', ...rest] = this.node('sidecar/main.ts', 'run')
     const argv = [node, ...sidecarFlags, ...rest]
-    await this.#start(
-      name,
-      name,
-      argv,
-      SIDECAR_UID,
-      env,
-      identified ? '"ready: the tunnel endpoint serves"' : '"started"',
-    )
+    const ready = identified ? '"ready: the tunnel endpoint serves"' : '"started"'
+    await this.#start(name, { part: name, argv, uid: SIDECAR_UID, env, ready })
   }
 
   /** TERM and KILL wait for the end of the process. */
-  async stopSidecar(name: string, signal: 'TERM' | 'KILL' | 'STOP' | 'CONT' = 'TERM'): Promise<void> {
-    await this.#signal(name, signal)
+  async stopSidecar(name: string, signal: Signal = 'TERM'): Promise<void> {
+    await signalIn(this.folder, name, signal)
   }
 
   /** Pid of a pod's sidecar, or of the server. */
   pidOf(part: string): number {
-    return Number(readFileSync(join(this.folder, 'pid', part), 'utf8'))
+    return pidIn(this.folder, part)
   }
 
   /** A pod with its namespace, token and (unless told otherwise) rules and sidecar. */
@@ -325,29 +303,11 @@ export class Lab {
   }
 
   /** A token as the kubelet projects it; `claims` replaces some of its claims. */
-  async token(
+  token(
     pod: Pick<LabPod, 'name' | 'namespace' | 'uid'>,
     claims: Record<string, unknown> = {},
   ): Promise<string> {
-    const key = await importPKCS8(readFileSync(join(this.folder, 'token.key'), 'utf8'), 'ES256')
-    const account = `system:serviceaccount:${pod.namespace}:default`
-    const now = Math.floor(Date.now() / 1_000)
-    const kubernetes = {
-      namespace: pod.namespace,
-      pod: { name: pod.name, uid: pod.uid },
-      serviceaccount: { name: 'default', uid: pod.uid },
-    }
-    const payload = {
-      iss: issuer,
-      sub: account,
-      aud: ['edgemesh'],
-      iat: now,
-      nbf: now,
-      exp: now + 86_400,
-      'kubernetes.io': kubernetes,
-      ...claims,
-    }
-    return new SignJWT(payload).setProtectedHeader({ alg: 'ES256', kid: 'lab' }).sign(key)
+    return signToken(this.folder, pod, claims)
   }
 
   async cutUplink(site: Site): Promise<void> {
@@ -365,7 +325,11 @@ export class Lab {
   async #build(options: UpOptions, onProgress: (step: string) => void): Promise<void> {
     this.#makeFolders()
     onProgress('two sites, three nodes and an internet')
-    await Promise.all([makeNetwork(this.name, this.#state.rttMs > 0), this.#makeKeys(), warmCompileCache()])
+    await Promise.all([
+      makeNetwork(this.name, this.#state.rttMs > 0),
+      makeKeys(this.folder),
+      warmCompileCache(),
+    ])
     for (const spec of basePods) this.#state.pods.push(this.#describe(spec))
     this.#save()
     await Promise.all(this.pods.map((pod) => this.#makePod(pod)))
@@ -385,13 +349,6 @@ export class Lab {
     mkdirSync(this.folder) // not recursive: of two labs of one name, one fails here
     for (const name of ['log', 'pid', 'pods', 'manifests', 'server']) mkdirSync(join(this.folder, name))
     chownSync(join(this.folder, 'server'), SIDECAR_UID, SIDECAR_UID)
-  }
-
-  async #makeKeys(): Promise<void> {
-    const { privateKey, publicKey } = await generateKeyPair('ES256', { extractable: true })
-    writeFileSync(join(this.folder, 'token.key'), await exportPKCS8(privateKey), { mode: 0o600 })
-    const jwk = { ...(await exportJWK(publicKey)), kid: 'lab', alg: 'ES256', use: 'sig' }
-    writeFileSync(join(this.folder, 'keys.json'), JSON.stringify({ keys: [jwk] }))
   }
 
   #describe({ name, node: nodeName, ip, sidecar = true }: PodSpec): LabPod {
@@ -444,111 +401,31 @@ export class Lab {
   async #startExtras(): Promise<void> {
     const echoes = this.pods.filter((p) => p.name.startsWith('tcp-echo-'))
     const delay = this.#state.rttMs > 0 ? [String(this.#state.rttMs / 2)] : []
+    const node = nodeCommand
     await Promise.all([
-      ...echoes.map((p) =>
-        this.#start(
-          p.name,
-          `${p.name}-app`,
-          this.node('test/lab/echo-server.ts', '2701', p.name, p.node),
-          0,
-          {},
-          'echo on',
-        ),
-      ),
-      this.#start(
-        'internet',
-        'internet-dns',
-        this.node('test/lab/internet-dns.ts', dnsAddress),
-        0,
-        {},
-        'listening',
-      ),
+      ...echoes.map(({ name, node: on }) => {
+        const argv = node('test/lab/echo-server.ts', '2701', name, on)
+        return this.#start(name, { part: `${name}-app`, argv, ready: 'echo on' })
+      }),
+      this.#start('internet', {
+        part: 'internet-dns',
+        argv: node('test/lab/internet-dns.ts', dnsAddress),
+        ready: 'listening',
+      }),
       ...delay.map((ms) =>
-        this.#start('internet', 'delay', this.node('test/lab/delay.ts', ms), 0, {}, 'delaying'),
+        this.#start('internet', { part: 'delay', argv: node('test/lab/delay.ts', ms), ready: 'delaying' }),
       ),
     ])
   }
 
-  /** Starts a process that outlives us, logs to a file, and is ready when the file says the word. */
-  async #start(
-    where: string,
-    part: string,
-    argv: string[],
-    uid: number,
-    env: Record<string, string>,
-    readyWord: string,
-  ): Promise<void> {
-    const log = this.logOf(part)
-    const from = existsSync(log) ? readFileSync(log).length : 0
-    const out = openSync(log, 'a')
-    const [program = '', ...args] = this.#command(where, argv, uid)
-    const child = spawn(program, args, {
-      stdio: ['ignore', out, out],
-      detached: true,
-      env: { PATH: process.env.PATH, ...env },
-    })
-    child.unref()
-    let exited: number | null | undefined
-    child.once('exit', (code) => {
-      exited = code
-    })
-    writeFileSync(join(this.folder, 'pid', part), String(child.pid)) // exec all the way: this pid is the program's
-    const until = Date.now() + readyDeadlineMs
-    for (;;) {
-      const said = readFileSync(log).subarray(from).toString()
-      if (said.includes(readyWord)) return
-      if (exited !== undefined || Date.now() > until) {
-        const tail = said.trim().split('\n').slice(-8).join('\n')
-        throw labError(
-          `Cannot start ${part}: ${exited === undefined ? `not ready after ${readyDeadlineMs / 1_000} s` : `it ended with ${exited}`}. It said:\n${tail}`,
-        )
-      }
-      await new Promise((resolve) => setTimeout(resolve, 25))
-    }
+  async #start(where: string, daemon: Daemon): Promise<void> {
+    await startIn(this.folder, this.#place(where), daemon)
   }
 
-  async #signal(part: string, signal: string): Promise<void> {
-    const pid = this.pidOf(part)
-    await run(['kill', `-${signal}`, String(pid)])
-    if (signal !== 'TERM' && signal !== 'KILL') return
-    const until = Date.now() + 15_000
-    while (existsSync(`/proc/${pid}/cmdline`) && readFileSync(`/proc/${pid}/cmdline`).length > 0) {
-      if (Date.now() > until) throw labError(`Cannot stop ${part}: it still runs 15 s after SIG${signal}.`)
-      await new Promise((resolve) => setTimeout(resolve, 20))
-    }
-  }
-
-  #command(where: string, argv: readonly string[], uid = 0): string[] {
+  #place(where: string): { namespace: string; resolvConf: string | undefined } {
     const isMachine = (machines as readonly string[]).includes(where)
     const resolvConf = isMachine ? undefined : join(this.folder, 'pods', this.pod(where).name, 'resolv.conf')
-    const mounts = [
-      `mount --bind ${project} ${appFolder}`,
-      ...(resolvConf === undefined ? [] : [`mount --bind ${resolvConf} /etc/resolv.conf`]),
-      `export NODE_COMPILE_CACHE=${appFolder}/.cache/compile`,
-      'exec "$@"',
-    ]
-    const drop = [
-      'setpriv',
-      `--reuid=${uid}`,
-      `--regid=${uid}`,
-      '--clear-groups',
-      '--no-new-privs',
-      '--inh-caps=-all',
-      '--bounding-set=-all',
-    ]
-    const user = uid === 0 ? [] : drop
-    return inNamespace(namespaceOf(this.name, where), [
-      'unshare',
-      '--mount',
-      '--propagation',
-      'private',
-      'sh',
-      '-c',
-      mounts.join(' && '),
-      'sh',
-      ...user,
-      ...argv,
-    ])
+    return { namespace: namespaceOf(this.name, where), resolvConf }
   }
 
   #save(): void {
@@ -556,44 +433,7 @@ export class Lab {
   }
 }
 
-/**
- * Node strips the types of our sources at each start, which costs 18 MB that the bundle of an image does not: one
- * throw-away start of everything, as the sidecar's uid, leaves the stripped code in Node's compile cache.
- */
-async function warmCompileCache(): Promise<void> {
-  const cache = join(project, '.cache/compile')
-  mkdirSync(cache, { recursive: true, mode: 0o777 })
-  chownSync(cache, SIDECAR_UID, SIDECAR_UID)
-  const marker = join(project, `.cache/warmed-${newestSource()}${sidecarFlags.join('')}`)
-  if (existsSync(marker)) return
-  const node = `setpriv --reuid=${SIDECAR_UID} --regid=${SIDECAR_UID} --clear-groups "$2/node_modules/.bin/node" ${sidecarFlags.join(' ')}`
-  const script = [
-    'mount --bind "$1" "$2"',
-    'export NODE_COMPILE_CACHE="$2/.cache/compile"',
-    `${node} "$2/test/lab/warm.ts"`,
-    `${node} "$2/sidecar/main.ts" version`,
-    `${node} "$2/server/main.ts" --help`,
-  ]
-  const isolated = ['unshare', '--mount', '--propagation', 'private']
-  await mustRun([...isolated, 'sh', '-c', script.join(' && '), 'sh', project, appFolder])
-  writeFileSync(marker, '')
-}
-
-/** Changes whenever a source of the lab's processes does. */
-function newestSource(): number {
-  const files = ['sidecar', 'server'].flatMap((part) =>
-    readdirSync(join(project, part), { recursive: true, encoding: 'utf8' }).map((name) =>
-      join(project, part, name),
-    ),
-  )
-  return Math.max(...files.map((file) => Math.floor(statSync(file).mtimeMs)))
-}
-
 function requireRoot(): void {
   if (process.getuid?.() === 0) return
   throw labError('Cannot make network namespaces: root is needed. Run it with sudo.')
-}
-
-function labError(message: string, cause?: unknown): EdgeMeshError {
-  return new EdgeMeshError('lab-failed', message, cause)
 }
