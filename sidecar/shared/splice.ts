@@ -1,5 +1,5 @@
 import type { Duplex } from 'node:stream'
-import { EdgeMeshError, type ErrorCode } from './errors.ts'
+import type { ErrorCode } from './errors.ts'
 
 export interface SpliceResult {
   /** Bytes read from `a` and handed to `b`. */
