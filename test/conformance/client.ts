@@ -146,13 +146,12 @@ const cases: Record<string, () => Promise<object>> = {
       ended = true
     })
     let echoes = 0
-    console.error('started')
     while (!stop && !ended) {
       socket.write(`${echoes}\n`)
       const line = await readLine(socket).catch(() => undefined)
       if (line !== String(echoes)) break
       socket.resume()
-      echoes++
+      if (++echoes === 1) console.error('started')
       await new Promise((resolve) => setTimeout(resolve, 20))
     }
     process.stdin.destroy()
