@@ -1,5 +1,5 @@
 import { release } from 'node:os'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { probeKernel } from '../../../sidecar/interception/probe.ts'
 import { Pod } from './pod.ts'
 
@@ -76,9 +76,11 @@ describe.each(['nft', 'legacy'])('init on the real kernel with iptables-%s', (ba
     async (server) => {
       const real = await pod.start('dns-place.ts', ['server', server, '53'], { world: true })
       const resolver = await pod.start('dns-place.ts', ['resolver', '127.0.0.1', '40053', '::1', '40053'])
+      onTestFinished(async () => {
+        await Promise.all([real.stop(), resolver.stop()])
+      })
       const { stdout } = await pod.run([process.execPath, script('same-ports.ts'), server, '200'])
       expect(JSON.parse(stdout)).toEqual({ 'app by resolver': 2_000, 'sidecar by server': 2_000 })
-      await Promise.all([real.stop(), resolver.stop()])
     },
   )
 
