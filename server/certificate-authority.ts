@@ -11,6 +11,12 @@ import type { IssuedCertificate } from '#shared/wire.ts'
 const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const
 const dayMs = 86_400_000
 const caLifetimeMs = 10 * 365 * dayMs
+
+/** A root as it is kept: PEM both. */
+export interface Root {
+  certificate: string
+  key: Secret
+}
 /** Clocks at the edge may be behind ours by so much. */
 const backdateMs = 5 * 60_000
 const serverAuth = '1.3.6.1.5.5.7.3.1'
@@ -18,14 +24,36 @@ const clientAuth = '1.3.6.1.5.5.7.3.2'
 
 /** Signs the certificates of pods and of the server itself. Names come from verified identities only. */
 export class CertificateAuthority {
-  readonly #certificate: x509.X509Certificate
-  readonly #key: webcrypto.CryptoKey
   readonly #trustDomain: string
+  #certificate: x509.X509Certificate
+  #key: webcrypto.CryptoKey
+  /** Other roots that everyone still or already trusts, PEM. */
+  #others: readonly string[]
 
-  private constructor(certificate: x509.X509Certificate, key: webcrypto.CryptoKey, trustDomain: string) {
+  private constructor(
+    certificate: x509.X509Certificate,
+    key: webcrypto.CryptoKey,
+    others: readonly string[],
+    trustDomain: string,
+  ) {
     this.#certificate = certificate
     this.#key = key
+    this.#others = others
     this.#trustDomain = trustDomain
+  }
+
+  /** Signs with `root`; `others` (PEM) are trusted too, while roots are being exchanged. */
+  static async of(root: Root, others: readonly string[], trustDomain: string): Promise<CertificateAuthority> {
+    const { certificate, key } = await loadRoot(root)
+    return new CertificateAuthority(certificate, key, others, trustDomain)
+  }
+
+  /** Takes other roots into use; certificates that were issued stay valid as long as their root is among them. */
+  async use(root: Root, others: readonly string[]): Promise<void> {
+    const { certificate, key } = await loadRoot(root)
+    this.#certificate = certificate
+    this.#key = key
+    this.#others = others
   }
 
   /** Loads `ca.crt` and `ca.key` of the folder, or makes them there on the first start. */
@@ -33,14 +61,14 @@ export class CertificateAuthority {
     const [certificateFile, keyFile] = [join(folder, 'ca.crt'), join(folder, 'ca.key')]
     try {
       mkdirSync(folder, { recursive: true })
-      if (!existsSync(certificateFile) && !existsSync(keyFile))
-        await create(certificateFile, keyFile, trustDomain)
-      const pem = readFileSync(certificateFile, 'utf8')
-      const keyPem = readFileSync(keyFile, 'utf8')
-      const belongs = new X509Certificate(pem).checkPrivateKey(createPrivateKey(keyPem))
-      if (!belongs) throw new Error('they do not belong together')
-      const key = await webcrypto.subtle.importKey('pkcs8', derOf(keyPem), algorithm, false, ['sign'])
-      return new CertificateAuthority(new x509.X509Certificate(pem), key, trustDomain)
+      if (!existsSync(certificateFile) && !existsSync(keyFile)) {
+        const made = await createRoot(trustDomain, caLifetimeMs)
+        writeWhole(keyFile, made.key.reveal(), 0o600)
+        writeWhole(certificateFile, made.certificate, 0o644)
+      }
+      const certificate = readFileSync(certificateFile, 'utf8')
+      const key = new Secret(readFileSync(keyFile, 'utf8'))
+      return await CertificateAuthority.of({ certificate, key }, [], trustDomain)
     } catch (error) {
       throw new EdgeMeshError(
         'bad-config',
@@ -50,9 +78,9 @@ export class CertificateAuthority {
     }
   }
 
-  /** The root that everyone verifies against, PEM. */
+  /** The roots that everyone verifies against, PEM. */
   get trustBundle(): string {
-    return `${this.#certificate.toString('pem')}\n`
+    return [this.#certificate.toString('pem'), ...this.#others].map((pem) => `${pem.trim()}\n`).join('')
   }
 
   /** A leaf for a pod. `publicKey` is SPKI DER, base64, as in the certificate request. */
@@ -100,13 +128,23 @@ export class CertificateAuthority {
   }
 }
 
-async function create(certificateFile: string, keyFile: string, trustDomain: string): Promise<void> {
+async function loadRoot({ certificate, key }: Root) {
+  const belongs = new X509Certificate(certificate).checkPrivateKey(createPrivateKey(key.reveal()))
+  if (!belongs) throw new Error('they do not belong together')
+  return {
+    certificate: new x509.X509Certificate(certificate),
+    key: await webcrypto.subtle.importKey('pkcs8', derOf(key.reveal()), algorithm, false, ['sign']),
+  }
+}
+
+/** A new root for the trust domain. */
+export async function createRoot(trustDomain: string, lifetimeMs: number): Promise<Root> {
   const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])
   const certificate = await x509.X509CertificateGenerator.createSelfSigned({
     serialNumber: serial(),
     name: `CN=EdgeMesh CA, O=${trustDomain}`,
     notBefore: new Date(Date.now() - backdateMs),
-    notAfter: new Date(Date.now() + caLifetimeMs),
+    notAfter: new Date(Date.now() + lifetimeMs),
     keys,
     signingAlgorithm: algorithm,
     extensions: [
@@ -115,8 +153,10 @@ async function create(certificateFile: string, keyFile: string, trustDomain: str
       await x509.SubjectKeyIdentifierExtension.create(keys.publicKey),
     ],
   })
-  writeWhole(keyFile, await privatePem(keys.privateKey), 0o600)
-  writeWhole(certificateFile, `${certificate.toString('pem')}\n`, 0o644)
+  return {
+    certificate: `${certificate.toString('pem')}\n`,
+    key: new Secret(await privatePem(keys.privateKey)),
+  }
 }
 
 function writeWhole(path: string, text: string, mode: number): void {

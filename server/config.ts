@@ -6,20 +6,54 @@ import { ports } from '#shared/ports.ts'
 export interface ServerConfig {
   port: number
   adminPort: number
-  /** Holds the CA. */
-  stateDir: string
   trustDomain: string
-  /** Folder of Kubernetes manifests. */
-  manifests: string
-  /** JWKS file of the keys that sign pod tokens. */
-  tokenKeys: string
-  tokenIssuer: string
+  /** Where services, pods, token verification and the CA come from. */
+  backend: FolderBackend | KubernetesBackend
   /** In ms. */
   leafLifetime: number
   replica: string
   /** How long joined pairs may finish after SIGTERM, in ms. */
   drain: number
   logLevel: LogLevel
+}
+
+export interface FolderBackend {
+  kind: 'folder'
+  /** Holds the CA. */
+  stateDir: string
+  /** Folder of Kubernetes manifests. */
+  manifests: string
+  /** JWKS file of the keys that sign pod tokens. */
+  tokenKeys: string
+  tokenIssuer: string
+}
+
+export interface KubernetesBackend {
+  kind: 'kubernetes'
+  kubeconfig?: string
+  /** Where the server itself runs. */
+  namespace: string
+  service: string
+  clusterDomain: string
+  publicAddress: string[]
+  serviceCidrs: string[]
+  /** The server runs with host network: its nodes' addresses are its own. */
+  hostNetwork: boolean
+  /** In ms. */
+  caLifetime: number
+}
+
+/** What commander reads: the options of both backends, flat. */
+interface Options extends Omit<ServerConfig, 'backend'>, Partial<Omit<FolderBackend, 'kind'>> {
+  source: 'folder' | 'kubernetes'
+  kubeconfig?: string
+  namespace: string
+  service: string
+  clusterDomain: string
+  publicAddress: string[]
+  serviceCidrs: string[]
+  hostNetwork: boolean
+  caLifetime: number
 }
 
 /** Options from the command line, each with its environment variable. Commander names what is wrong with one. */
@@ -35,10 +69,38 @@ export function serverCommand(run: (config: ServerConfig) => Promise<void>): Com
     )
     .addOption(option('--port <number>', 'the one public port', port).default(ports.server))
     .addOption(option('--admin-port <number>', 'health and metrics', port).default(ports.serverAdmin))
-    .addOption(option('--state-dir <folder>', 'keeps the CA: ca.crt, ca.key').makeOptionMandatory())
-    .addOption(option('--manifests <folder>', 'Kubernetes manifests to serve, watched').makeOptionMandatory())
-    .addOption(option('--token-keys <file>', 'JWKS of the keys that sign pod tokens').makeOptionMandatory())
-    .addOption(option('--token-issuer <url>', 'issuer that pod tokens must name').makeOptionMandatory())
+    .addOption(
+      option('--source <kind>', 'where services, pods, token verification and the CA come from')
+        .choices(['folder', 'kubernetes'])
+        .default('folder'),
+    )
+    .addOption(option('--state-dir <folder>', 'folder: keeps the CA: ca.crt, ca.key'))
+    .addOption(option('--manifests <folder>', 'folder: Kubernetes manifests to serve, watched'))
+    .addOption(option('--token-keys <file>', 'folder: JWKS of the keys that sign pod tokens'))
+    .addOption(option('--token-issuer <url>', 'folder: issuer that pod tokens must name'))
+    .addOption(option('--kubeconfig <file>', "kubernetes: by default the pod's service account"))
+    .addOption(option('--namespace <name>', 'kubernetes: of the server itself').default('edgemesh-system'))
+    .addOption(option('--service <name>', 'kubernetes: Service of the server').default('edgemesh-server'))
+    .addOption(
+      option('--cluster-domain <name>', 'kubernetes: of service names', domain).default('cluster.local'),
+    )
+    .addOption(
+      option(
+        '--public-address <list>',
+        'kubernetes: host:port of the server, from everywhere; by default found out',
+        addresses,
+      ).default([], 'from the Service and the nodes'),
+    )
+    .addOption(
+      option('--service-cidrs <list>', 'kubernetes: CIDRs of clusterIPs', list).default([], 'found out'),
+    )
+    .addOption(option('--host-network', "kubernetes: the server has its nodes' addresses").default(false))
+    .addOption(
+      option('--ca-lifetime <time>', 'kubernetes: of a root; replaced in its last third', duration).default(
+        730 * 86_400_000,
+        '730d',
+      ),
+    )
     .addOption(option('--trust-domain <name>', 'names every identity', domain).default('cluster.local'))
     .addOption(
       option('--leaf-lifetime <time>', 'of pod certificates: 24h, 90m, 30s', duration).default(
@@ -58,7 +120,49 @@ export function serverCommand(run: (config: ServerConfig) => Promise<void>): Com
     .addOption(option('--log-level <level>', 'how much to say').choices(logLevels).default('info'))
     .showHelpAfterError('(see --help)')
     .allowExcessArguments(false)
-    .action(run)
+    .action((options: Options, command: Command) => run(configOf(options, command)))
+}
+
+function configOf(options: Options, command: Command): ServerConfig {
+  const { port, adminPort, trustDomain, leafLifetime, replica, drain, logLevel } = options
+  return {
+    ...{ port, adminPort, trustDomain, leafLifetime, replica, drain, logLevel },
+    backend: options.source === 'folder' ? folderOf(options, command) : kubernetesOf(options),
+  }
+}
+
+function folderOf(options: Options, command: Command): FolderBackend {
+  const must = (flag: string, value: string | undefined): string =>
+    value ?? command.error(`error: required option '--${flag}' not specified`)
+  return {
+    kind: 'folder',
+    stateDir: must('state-dir <folder>', options.stateDir),
+    manifests: must('manifests <folder>', options.manifests),
+    tokenKeys: must('token-keys <file>', options.tokenKeys),
+    tokenIssuer: must('token-issuer <url>', options.tokenIssuer),
+  }
+}
+
+function kubernetesOf(options: Options): KubernetesBackend {
+  const { namespace, service, clusterDomain, publicAddress, serviceCidrs, hostNetwork, caLifetime } = options
+  return {
+    kind: 'kubernetes',
+    ...(options.kubeconfig === undefined ? {} : { kubeconfig: options.kubeconfig }),
+    ...{ namespace, service, clusterDomain, publicAddress, serviceCidrs, hostNetwork, caLifetime },
+  }
+}
+
+function list(text: string): string[] {
+  return text
+    .split(',')
+    .map((s) => s.trim())
+    .filter((s) => s !== '')
+}
+
+function addresses(text: string): string[] {
+  const bad = list(text).find((a) => !/^(\[[0-9a-f:]+\]|[a-zA-Z0-9.-]+):\d{1,5}$/.test(a))
+  if (bad === undefined) return list(text)
+  throw new InvalidArgumentError(`"${bad}" is not host:port.`)
 }
 
 function port(text: string): number {

@@ -1,25 +1,23 @@
 import { listenAdmin } from '#shared/admin.ts'
 import { sentenceOf } from '#shared/errors.ts'
 import { Lifecycle } from '#shared/lifecycle.ts'
-import { createLogger } from '#shared/log.ts'
-import { watchFolder } from './catalogue/folder.ts'
-import { CertificateAuthority } from './certificate-authority.ts'
+import { createLogger, type Logger } from '#shared/log.ts'
+import type { Backend } from './backend/backend.ts'
+import { openFolder } from './backend/folder.ts'
 import { type ServerConfig, serverCommand } from './config.ts'
 import { Hub } from './hub.ts'
 import { Relay } from './relay.ts'
 import { Server } from './server.ts'
 import { ServerMetrics } from './server-metrics.ts'
-import { KeyVerifier } from './token-verifier/keys.ts'
 
 async function run(config: ServerConfig): Promise<void> {
   const { trustDomain, replica, leafLifetime: leafLifetimeMs } = config
   const log = createLogger('server', config.logLevel)
   const lifecycle = new Lifecycle(log)
   const metrics = new ServerMetrics()
-  const authority = await CertificateAuthority.open(config.stateDir, trustDomain)
-  const verifier = new KeyVerifier(config.tokenKeys, config.tokenIssuer, log)
-  const source = await watchFolder(config.manifests, log)
-  lifecycle.add('catalogue', () => source.close())
+  const backend = await openBackend(config, metrics, log)
+  const { authority, verifier, source } = backend
+  lifecycle.add('backend', () => backend.close())
   const relay = new Relay(replica, metrics, log)
   const hub = new Hub({
     trustDomain,
@@ -54,6 +52,14 @@ async function run(config: ServerConfig): Promise<void> {
     log.error({ error: sentenceOf(error), stack: error.stack }, 'a defect: the server restarts')
     process.exit(70)
   })
+}
+
+/** Each loads only what it needs: Kubernetes' client is large. */
+async function openBackend(config: ServerConfig, metrics: ServerMetrics, log: Logger): Promise<Backend> {
+  const { backend } = config
+  if (backend.kind === 'folder') return openFolder(backend, config.trustDomain, log)
+  const { openKubernetes } = await import('./backend/kubernetes.ts')
+  return openKubernetes({ ...config, ...backend, metrics, log })
 }
 
 try {

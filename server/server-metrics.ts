@@ -10,6 +10,11 @@ export class ServerMetrics extends Metrics {
     'outcome',
   ])
   readonly relayBytes = this.counter('relay_bytes_total', 'Bytes of finished relayed pairs, both ways.')
+  readonly kubernetesRequests = this.counter(
+    'kubernetes_requests_total',
+    'Requests to the API server, by method and status.',
+    ['method', 'outcome'],
+  )
   readonly connections = this.counter('connections_total', 'Accepted connections, by their first byte.', [
     'kind',
   ])

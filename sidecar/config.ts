@@ -20,6 +20,8 @@ export interface SidecarConfig {
   servers: ServerAddress[]
   tokenFile: string
   trustBundleFile: string
+  /** The trust bundle itself, PEM, where the injector has put it into the environment; the file is not read then. */
+  trustBundle: string | undefined
   trustDomain: string
   clusterDomain: string
   /** Keeps the last good catalogue between restarts. */
@@ -51,6 +53,7 @@ export function readConfig(env: Environment): SidecarConfig {
       .map((text) => serverAddress(text.trim())),
     tokenFile: env.EDGEMESH_TOKEN_FILE || '/var/run/secrets/edgemesh/token',
     trustBundleFile: env.EDGEMESH_TRUST_BUNDLE_FILE || '/var/run/secrets/edgemesh/ca.crt',
+    trustBundle: env.EDGEMESH_TRUST_BUNDLE || undefined,
     trustDomain: env.EDGEMESH_TRUST_DOMAIN || 'cluster.local',
     clusterDomain: env.EDGEMESH_CLUSTER_DOMAIN || 'cluster.local',
     stateFolder: env.EDGEMESH_STATE_DIR || '/var/lib/edgemesh',

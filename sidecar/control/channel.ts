@@ -32,7 +32,7 @@ const silenceMs = 40_000
 export interface ChannelOptions {
   config: Pick<
     SidecarConfig,
-    'servers' | 'tokenFile' | 'trustBundleFile' | 'trustDomain' | 'podIPs' | 'hostIP' | 'node'
+    'servers' | 'tokenFile' | 'trustBundle' | 'trustBundleFile' | 'trustDomain' | 'podIPs' | 'hostIP' | 'node'
   >
   identity: Identity
   /** What the hello says beside the request: resume point and subscriptions. */
@@ -140,7 +140,7 @@ export class ControlChannel {
   async #session(): Promise<{ code: number; reason: string; comeBackMs: number }> {
     const { host, port } = this.#server
     const { config, log } = this.#options
-    const [ca, request] = await Promise.all([readFile(config.trustBundleFile), this.#request()])
+    const [ca, request] = await Promise.all([this.#roots(), this.#request()])
     const authority = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
     const tls = { ...tlsFloor, ca, servername: serverNameOf(config.trustDomain) }
     const socket = new WebSocket(`wss://${authority}${controlPath}`, controlProtocol, {
@@ -203,6 +203,14 @@ export class ControlChannel {
     } else if (message.type === 'error')
       log.error({ code: message.code, refused: message.message }, 'the server refuses us')
     else onMessage(message)
+  }
+
+  /** The roots that the pod was started with, and those that came with the certificate since. */
+  async #roots(): Promise<string[]> {
+    const { config, identity } = this.#options
+    const first = config.trustBundle ?? (await readFile(config.trustBundleFile, 'utf8'))
+    const learned = identity.certificate?.trustBundle
+    return learned === undefined ? [first] : [first, learned]
   }
 
   /** A fresh token for each request: the kubelet rotates the file. */

@@ -20,6 +20,7 @@ export type ErrorCode =
   | 'reset'
   | 'limit'
   | 'stopping'
+  | 'kubernetes'
   | 'lab-failed'
 
 /**

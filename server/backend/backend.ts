@@ -1,0 +1,11 @@
+import type { CatalogueSource } from '../catalogue/source.ts'
+import type { CertificateAuthority } from '../certificate-authority.ts'
+import type { TokenVerifier } from '../token-verifier/verifier.ts'
+
+/** All that the server has from outside of itself. */
+export interface Backend {
+  source: CatalogueSource
+  verifier: TokenVerifier
+  authority: CertificateAuthority
+  close(): Promise<void>
+}

@@ -1,0 +1,14 @@
+import type { Logger } from '#shared/log.ts'
+import { watchFolder } from '../catalogue/folder.ts'
+import { CertificateAuthority } from '../certificate-authority.ts'
+import type { FolderBackend } from '../config.ts'
+import { KeyVerifier } from '../token-verifier/keys.ts'
+import type { Backend } from './backend.ts'
+
+/** Without Kubernetes: manifests in a folder, keys and the CA in files. */
+export async function openFolder(config: FolderBackend, trustDomain: string, log: Logger): Promise<Backend> {
+  const authority = await CertificateAuthority.open(config.stateDir, trustDomain)
+  const verifier = new KeyVerifier(config.tokenKeys, config.tokenIssuer, log)
+  const source = await watchFolder(config.manifests, log)
+  return { authority, verifier, source, close: () => source.close() }
+}
