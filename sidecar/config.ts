@@ -29,6 +29,8 @@ export interface SidecarConfig {
   /** Keeps the key between restarts; must be memory-backed. Without it the key lives in the process only. */
   identityFolder: string | undefined
   resolvConf: string
+  /** DNS servers for all that is no service; those of resolv.conf when there are none. */
+  upstreamDns: string[]
   logLevel: LogLevel
   adminPort: number
   /** How long connections may finish after SIGTERM, in ms. */
@@ -59,6 +61,7 @@ export function readConfig(env: Environment): SidecarConfig {
     stateFolder: env.EDGEMESH_STATE_DIR || '/var/lib/edgemesh',
     identityFolder: env.EDGEMESH_IDENTITY_DIR || undefined,
     resolvConf: env.EDGEMESH_RESOLV_CONF || '/etc/resolv.conf',
+    upstreamDns: ipsOf('EDGEMESH_UPSTREAM_DNS', env.EDGEMESH_UPSTREAM_DNS ?? ''),
     logLevel: logLevel(env.EDGEMESH_LOG_LEVEL || 'info'),
     adminPort: wholeNumber('EDGEMESH_ADMIN_PORT', env, ports.sidecarAdmin, 1, 65_535),
     drainMs: 1_000 * wholeNumber('EDGEMESH_DRAIN_SECONDS', env, 25, 0, 3_600),
@@ -74,6 +77,15 @@ function podIPsOf(text: string): string[] {
   const addresses = text.split(',').map((a) => a.trim())
   const bad = addresses.find((a) => isIP(a) === 0)
   if (bad !== undefined || addresses.length > 2) fail('POD_IPS', text, 'it must be one or two IP addresses')
+  return addresses
+}
+
+function ipsOf(name: string, list: string): string[] {
+  const addresses = list
+    .split(',')
+    .map((a) => a.trim())
+    .filter((a) => a !== '')
+  if (addresses.some((a) => isIP(a) === 0)) fail(name, list, 'it must be a list of IP addresses')
   return addresses
 }
 

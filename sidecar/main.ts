@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs'
 import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import { Lifecycle } from '#shared/lifecycle.ts'
 import { createLogger } from '#shared/log.ts'
@@ -29,7 +28,7 @@ async function main([command = '--help', ...rest]: string[]): Promise<number | u
     }
     case 'version':
     case '--version':
-      console.log(JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')).version)
+      console.log((await import('#shared/version.ts')).version)
       return 0
     case 'help':
     case '--help':

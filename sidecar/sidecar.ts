@@ -142,7 +142,8 @@ async function startInterception(
 
 async function startDns(parts: Parts, loopbacks: readonly Loopback[], lifecycle: Lifecycle): Promise<void> {
   const { config, catalogue, watch, metrics, log } = parts
-  const { servers } = parseResolvConf(readResolvConf(config.resolvConf))
+  const { servers: own } = parseResolvConf(readResolvConf(config.resolvConf))
+  const servers = config.upstreamDns.length > 0 ? config.upstreamDns : own
   const resolver = await listenResolver({
     addresses: loopbacks,
     port: ports.dns,

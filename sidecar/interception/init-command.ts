@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { isIP } from 'node:net'
+import { BlockList, isIP } from 'node:net'
 import { Command, CommanderError, Option } from 'commander'
 import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import { parseResolvConf } from '../dns/resolv-conf.ts'
@@ -13,6 +13,8 @@ import { byFamily, type Capture } from './rules.ts'
 interface InitOptions {
   serviceCidrs?: string
   ignoredServiceIps: string
+  excludedCidrs: string
+  excludedPorts: string
   resolvConf: string
   backend: BackendName | 'auto'
   dryRun: boolean
@@ -66,6 +68,16 @@ function addInit(program: Command, env: Environment): void {
       '--ignored-service-ips <list>',
       'clusterIPs to leave alone ($EDGEMESH_IGNORED_SERVICE_IPS)',
       env.EDGEMESH_IGNORED_SERVICE_IPS ?? '',
+    )
+    .option(
+      '--excluded-cidrs <list>',
+      'destinations that the workload wants left alone ($EDGEMESH_EXCLUDED_CIDRS)',
+      env.EDGEMESH_EXCLUDED_CIDRS ?? '',
+    )
+    .option(
+      '--excluded-ports <list>',
+      'TCP ports that the workload wants left alone ($EDGEMESH_EXCLUDED_PORTS)',
+      env.EDGEMESH_EXCLUDED_PORTS ?? '',
     )
     .option(
       '--resolv-conf <file>',
@@ -128,13 +140,23 @@ function capturesOf(options: InitOptions): Capture[] {
     )
   }
   const ignored = byFamily(listOf(options.ignoredServiceIps), '--ignored-service-ips')
+  const excluded = byFamily(listOf(options.excludedCidrs), '--excluded-cidrs')
+  const excludedPorts = listOf(options.excludedPorts).map(portOf)
   const servers = byFamily(dnsServersOf(options.resolvConf), options.resolvConf)
   return ([4, 6] as const).map((family) => ({
     family,
     serviceCidrs: cidrs[family],
     dnsServers: servers[family],
     ignoredAddresses: ignored[family],
+    excludedCidrs: excluded[family],
+    excludedPorts,
   }))
+}
+
+function portOf(text: string): number {
+  const port = /^\d{1,5}$/.test(text) ? Number(text) : 0
+  if (port > 0 && port < 65_536) return port
+  throw new EdgeMeshError('bad-config', `Cannot use "${text}" of --excluded-ports: it is not a port number.`)
 }
 
 function dnsServersOf(path: string): string[] {
@@ -151,12 +173,27 @@ function dnsServersOf(path: string): string[] {
 
 /** One address inside each family's first service CIDR: its last, which is hardly ever a service. */
 export function probeTargets(captures: readonly Capture[]): Destination[] {
-  return captures.flatMap(({ family, serviceCidrs, ignoredAddresses }) => {
-    const [cidr] = serviceCidrs
-    if (cidr === undefined) return []
-    const address = lastAddress(cidr, family)
-    return ignoredAddresses.includes(address) ? [] : [{ address, port: 9 }]
-  })
+  return captures.flatMap(
+    ({ family, serviceCidrs, ignoredAddresses, excludedCidrs = [], excludedPorts = [] }) => {
+      const [cidr] = serviceCidrs
+      if (cidr === undefined || excludedPorts.includes(probePort)) return []
+      const address = lastAddress(cidr, family)
+      const leftAlone = isWithin(address, [...ignoredAddresses, ...excludedCidrs], family)
+      return leftAlone ? [] : [{ address, port: probePort }]
+    },
+  )
+}
+
+/** discard: nobody listens there. */
+const probePort = 9
+
+function isWithin(address: string, places: readonly string[], family: 4 | 6): boolean {
+  const list = new BlockList()
+  for (const place of places) {
+    const [base = '', prefix] = place.split('/')
+    list.addSubnet(base, prefix === undefined ? (family === 4 ? 32 : 128) : Number(prefix), `ipv${family}`)
+  }
+  return list.check(address, `ipv${family}`)
 }
 
 function lastAddress(cidr: string, family: 4 | 6): string {

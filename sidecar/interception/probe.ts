@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { release } from 'node:os'
-import { fileURLToPath } from 'node:url'
+import { extname, join } from 'node:path'
 import { EdgeMeshError } from '#shared/errors.ts'
 import type { Destination } from '../services/destination.ts'
 
@@ -14,7 +14,7 @@ export type ProbeResult =
 
 /** The child: connects through the rules and asks the kernel, see probe-child.ts. */
 export function probeCommand(targets: readonly Destination[]): string[] {
-  const child = fileURLToPath(new URL('./probe-child.ts', import.meta.url))
+  const child = join(import.meta.dirname, `probe-child${extname(import.meta.filename)}`) // .js in the image
   return [process.execPath, child, ...targets.map((t) => `${t.address} ${t.port}`)]
 }
 

@@ -13,6 +13,9 @@ export interface Capture {
   dnsServers: readonly string[]
   /** ClusterIPs of services that opted out (noproxy=edgemesh). */
   ignoredAddresses: readonly string[]
+  /** What the workload asked to be left alone: CIDRs, and TCP ports wherever they are. */
+  excludedCidrs?: readonly string[]
+  excludedPorts?: readonly number[]
 }
 
 /** Chains of ours and their rules, as iptables-save prints them without the leading `-A CHAIN`. */
@@ -50,7 +53,7 @@ export function byFamily(items: readonly string[], from: string): Record<Family,
 
 /** The tables of one family, or none where there is nothing to capture in it. */
 export function tablesFor(capture: Capture): Table[] {
-  const { family, serviceCidrs, ignoredAddresses } = capture
+  const { family, serviceCidrs, ignoredAddresses, excludedCidrs = [], excludedPorts = [] } = capture
   const servers = capture.dnsServers.filter((s) => !isLoopback(s))
   if (serviceCidrs.length === 0 && servers.length === 0) return []
   const loopback = family === 4 ? '127.0.0.0/8' : '::1/128'
@@ -68,6 +71,10 @@ export function tablesFor(capture: Capture): Table[] {
     ),
     ...ignoredAddresses.map(
       (a) => `-d ${host(a)} ${comment('ignored service (noproxy=edgemesh)')} -j RETURN`,
+    ),
+    ...excludedCidrs.map((cidr) => `-d ${host(cidr)} ${comment('excluded by the workload')} -j RETURN`),
+    ...excludedPorts.map(
+      (port) => `-p tcp -m tcp --dport ${port} ${comment('excluded by the workload')} -j RETURN`,
     ),
     ...serviceCidrs.map((cidr) => `-d ${host(cidr)} -p tcp ${comment('edgemesh services')} -j ${tcpChain}`),
   ]

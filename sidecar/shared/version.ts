@@ -1,0 +1,4 @@
+import own from '../../package.json' with { type: 'json' }
+
+/** Of the project; the image is tagged with it. */
+export const version: string = own.version
