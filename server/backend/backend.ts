@@ -1,5 +1,5 @@
+import type { CertificateAuthority } from '#shared/authority/certificate-authority.ts'
 import type { CatalogueSource } from '../catalogue/source.ts'
-import type { CertificateAuthority } from '../certificate-authority.ts'
 import type { TokenVerifier } from '../token-verifier/verifier.ts'
 
 /** All that the server has from outside of itself. */

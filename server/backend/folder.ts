@@ -1,6 +1,6 @@
+import { CertificateAuthority } from '#shared/authority/certificate-authority.ts'
 import type { Logger } from '#shared/log.ts'
 import { watchFolder } from '../catalogue/folder.ts'
-import { CertificateAuthority } from '../certificate-authority.ts'
 import type { FolderBackend } from '../config.ts'
 import { KeyVerifier } from '../token-verifier/keys.ts'
 import type { Backend } from './backend.ts'

@@ -1,6 +1,6 @@
+import { CaSecret } from '#shared/authority/ca-secret.ts'
 import { KubernetesClient } from '#shared/kubernetes/client.ts'
 import type { Logger } from '#shared/log.ts'
-import { CaSecret } from '../ca-secret.ts'
 import { watchCluster } from '../catalogue/kubernetes.ts'
 import type { KubernetesBackend } from '../config.ts'
 import { MeshPublisher } from '../mesh/publisher.ts'

@@ -7,7 +7,7 @@ import { sentenceOf } from '#shared/errors.ts'
 import { podServerName } from '#shared/identity.ts'
 import { ports } from '#shared/ports.ts'
 import { createKeyPair } from '#shared/tls.ts'
-import { CertificateAuthority } from '../../server/certificate-authority.ts'
+import { CertificateAuthority } from '../../sidecar/shared/authority/certificate-authority.ts'
 
 const text = { type: 'string' } as const
 const options = {

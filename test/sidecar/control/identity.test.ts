@@ -2,8 +2,8 @@ import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { CertificateAuthority } from '../../../server/certificate-authority.ts'
 import { Identity } from '../../../sidecar/control/identity.ts'
+import { CertificateAuthority } from '../../../sidecar/shared/authority/certificate-authority.ts'
 import { createLogger } from '../../../sidecar/shared/log.ts'
 
 const log = createLogger('test', 'silent')

@@ -5,10 +5,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { connect, createServer, type TLSSocket } from 'node:tls'
 import { afterAll, describe, expect, it } from 'vitest'
-import { CertificateAuthority } from '../../server/certificate-authority.ts'
-import { identityOf, podServerName, serverNameOf } from '../../sidecar/shared/identity.ts'
-import { createKeyPair, handshakeFailureOf, tlsFloor } from '../../sidecar/shared/tls.ts'
-import { identityFor, pod, trustDomain } from './harness.ts'
+import { CertificateAuthority } from '../../../../sidecar/shared/authority/certificate-authority.ts'
+import { identityOf, podServerName, serverNameOf } from '../../../../sidecar/shared/identity.ts'
+import { createKeyPair, handshakeFailureOf, tlsFloor } from '../../../../sidecar/shared/tls.ts'
+import { identityFor, pod, trustDomain } from '../../../server/harness.ts'
 
 const root = await mkdtemp(join(tmpdir(), 'edgemesh-ca-'))
 let folders = 0

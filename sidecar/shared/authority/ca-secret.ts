@@ -3,8 +3,8 @@ import { type KubernetesClient, KubernetesError, type KubernetesObject } from '#
 import { pause } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
 import { Secret } from '#shared/secret.ts'
-import { otherRoots, type Roots, rotated, rotationStep } from './ca-rotation.ts'
 import { CertificateAuthority, createRoot } from './certificate-authority.ts'
+import { otherRoots, type Roots, rotated, rotationStep } from './rotation.ts'
 
 const attempts = 8
 const previousMark = '-----END CERTIFICATE-----'

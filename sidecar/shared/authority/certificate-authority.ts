@@ -93,10 +93,13 @@ export class CertificateAuthority {
     return this.#sign(names, key, lifetimeMs)
   }
 
-  /** The server's own key and leaf. */
-  async issueServer(lifetimeMs: number): Promise<{ key: Secret; certificate: IssuedCertificate }> {
+  /** A key and a leaf of our own: the server's, unless other DNS names are given. */
+  async issueServer(
+    lifetimeMs: number,
+    dnsNames: readonly string[] = [serverNameOf(this.#trustDomain)],
+  ): Promise<{ key: Secret; certificate: IssuedCertificate }> {
     const pair = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])
-    const names: x509.JsonGeneralNames = [{ type: 'dns', value: serverNameOf(this.#trustDomain) }]
+    const names: x509.JsonGeneralNames = dnsNames.map((value) => ({ type: 'dns', value }))
     const key = new Secret(await privatePem(pair.privateKey))
     return { key, certificate: await this.#sign(names, pair.publicKey, lifetimeMs) }
   }
