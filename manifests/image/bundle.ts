@@ -1,4 +1,4 @@
-import { cpSync, existsSync, mkdirSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { build } from 'esbuild'
 
@@ -47,5 +47,7 @@ export async function bundle(folder: string): Promise<void> {
 
 /** Of koffi: its JavaScript and the library for this machine, not its sources and documentation. */
 function isRuntime(path: string): boolean {
-  return !/\/(doc|src|vendor|lib)(\/|$)|\.(md|d\.ts)$/.test(path.slice(path.lastIndexOf('node_modules')))
+  const inside = path.slice(path.lastIndexOf('node_modules'))
+  if (/\/(doc|vendor|lib|musl_\w+)(\/|$)/.test(inside)) return false
+  return statSync(path).isDirectory() || /\.(js|cjs|json|node|txt)$/.test(inside)
 }

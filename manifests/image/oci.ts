@@ -66,7 +66,7 @@ export function writeArchive(
   )
   const annotations = {
     'org.opencontainers.image.ref.name': image.name.slice(image.name.lastIndexOf(':') + 1),
-    'io.containerd.image.name': image.name,
+    'io.containerd.image.name': fullName(image.name),
   }
   const platform = { architecture: image.architecture, os: 'linux' }
   writeFileSync(join(layout, 'oci-layout'), JSON.stringify({ imageLayoutVersion: '1.0.0' }))
@@ -85,6 +85,14 @@ export function writeArchive(
     'blobs',
   ])
   renameSync(`${output}.new`, output)
+}
+
+/** As containerd knows it: a name without a registry's host is one of docker.io. */
+function fullName(name: string): string {
+  const [first = '', ...rest] = name.split('/')
+  const hasHost = rest.length > 0 && (/[.:]/.test(first) || first === 'localhost')
+  if (hasHost) return name
+  return rest.length === 0 ? `docker.io/library/${name}` : `docker.io/${name}`
 }
 
 function sha256(bytes: Buffer): string {

@@ -26,7 +26,7 @@ export function probeCommand(targets: readonly Destination[]): string[] {
 export async function probeKernel(command: readonly string[]): Promise<ProbeResult> {
   const [program = '', ...args] = command
   const started = performance.now()
-  const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'ignore'] })
+  const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'inherit'] })
   const answer = await firstLine(child)
   child.kill('SIGKILL')
   child.stdout?.destroy()
