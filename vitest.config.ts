@@ -3,6 +3,8 @@ import { defineConfig } from 'vitest/config'
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
+    // These need a cluster: npm run test:cluster.
+    exclude: ['**/node_modules/**', 'test/cluster/**'],
     // Labs and kernels are shared by nothing, but two cores are: the heavy suites run one at a time.
     fileParallelism: false,
     testTimeout: 30_000,

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the project's commands need and the machine lacks, and says so:
-#   sh test/setup.sh [--quiet] [demo|lab|test|bench|image]
+#   sh test/setup.sh [--quiet] [demo|lab|test|bench|image|cluster]
 # Runs under whatever Node the machine has; npm ci brings the Node that the project runs on.
 set -eu
 cd "$(dirname "$0")/.."
@@ -26,6 +26,7 @@ case $task in
   lab) wanted="$lab telnet:telnet" ;;
   test) wanted="$lab telnet:telnet dig:dnsutils conntrack:conntrack" ;;
   image) wanted='strip:binutils tar:tar' ;;
+  cluster) wanted="$lab strip:binutils tar:tar gcc:gcc" ;;
   bench) wanted="$lab haproxy:haproxy iperf3:iperf3 wrk:wrk openssl:openssl" ;;
   *) wanted= ;;
 esac

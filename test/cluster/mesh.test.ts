@@ -1,0 +1,345 @@
+import type { ChildProcess } from 'node:child_process'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { Cluster } from './cluster.ts'
+import { nodes } from './layout.ts'
+import {
+  accessLines,
+  loadImages,
+  podOf,
+  publicPort,
+  say,
+  simplePod,
+  simpleService,
+  startLoadBalancer,
+} from './mesh.ts'
+
+let cluster: Cluster
+let balancer: ChildProcess | undefined
+const system = ['-n', 'edgemesh-system']
+const patient = { timeout: 60_000, interval: 500 }
+const steps: string[] = []
+
+beforeAll(async () => {
+  cluster = await Cluster.up({ log: (step) => process.stderr.write(`${step}\n`) })
+  await loadImages(cluster)
+  await cluster.mustKubectl('label', 'node', 'edge', 'node-role.kubernetes.io/edge=')
+})
+
+afterAll(async () => {
+  balancer?.kill('SIGKILL')
+  await cluster?.down()
+})
+
+const ready = (...args: string[]) => cluster.mustKubectl('wait', '--timeout=80s', ...args)
+const sidecarsOf = async (pod: string, namespace = 'default') => {
+  const path = '{.spec.initContainers[*].name} {.spec.containers[*].name}'
+  return (await cluster.mustKubectl('-n', namespace, 'get', 'pod', pod, '-o', `jsonpath=${path}`))
+    .split(' ')
+    .filter((name) => name.startsWith('edgemesh-'))
+}
+
+describe("the newcomer's path", () => {
+  it('applies the base, valid by strict validation', async () => {
+    await cluster.mustKubectl('apply', '--validate=strict', '-k', 'manifests/base')
+    balancer = await startLoadBalancer(cluster)
+    await ready(
+      ...system,
+      '--for=condition=Available',
+      'deployment/edgemesh-server',
+      'deployment/edgemesh-injector',
+    )
+    const mesh = await cluster.mustKubectl(...system, 'get', 'configmap', 'edgemesh-mesh', '-o', 'json')
+    const { data } = JSON.parse(mesh) as { data: Record<string, string> }
+    expect(data).toMatchObject({
+      servers: `${cluster.nodeIP('cloud')}:${publicPort}`,
+      serviceCidrs: '10.240.0.0/16',
+    })
+  })
+
+  it.each(['load-balancer', 'node-port', 'host-network'])('has a valid overlay %s', async (name) => {
+    await cluster.mustKubectl(
+      'apply',
+      '--dry-run=server',
+      '--validate=strict',
+      '-k',
+      `manifests/overlays/${name}`,
+    )
+  })
+
+  it('meshes the example after one label', async () => {
+    await cluster.mustKubectl('label', 'namespace', 'default', 'edgemesh-injection=enabled')
+    await cluster.mustKubectl('apply', '--validate=strict', '-k', 'manifests/example')
+    await ready('--for=condition=Available', 'deployment/client', 'deployment/tcp-echo-cloud')
+    expect(await sidecarsOf(await podOf(cluster, 'client'))).toEqual(['edgemesh-init', 'edgemesh-sidecar'])
+  })
+
+  it('answers at the edge from the cloud, by name and by clusterIP, relayed', async () => {
+    const client = await podOf(cluster, 'client')
+    const ip = await cluster.mustKubectl(
+      'get',
+      'service',
+      'tcp-echo-cloud',
+      '-o',
+      'jsonpath={.spec.clusterIP}',
+    )
+    for (const host of ['tcp-echo-cloud', 'tcp-echo-cloud.default.svc.cluster.local', ip])
+      expect(await say(cluster, client, host, `hello-${host}`)).toBe(`hello-${host}`)
+    const lines = await accessLines(cluster, client)
+    expect(lines.map((l) => l.route)).toEqual(['relayed', 'relayed', 'relayed'])
+    expect(lines[2]).toMatchObject({ destination: `${ip}:2701`, closeReason: 'closed' })
+  })
+
+  it('answers in the cloud from the edge, relayed, and between pods of one node, direct', async () => {
+    await cluster.apply([
+      simplePod('tcp-echo-edge', 'edge', {}, true),
+      simpleService('tcp-echo-edge'),
+      simplePod('cloud-client', 'cloud'),
+    ])
+    await ready('--for=condition=Ready', 'pod/tcp-echo-edge', 'pod/cloud-client')
+    await expect.poll(() => say(cluster, 'cloud-client', 'tcp-echo-edge', 'down'), patient).toBe('down')
+    const client = await podOf(cluster, 'client')
+    expect(await say(cluster, client, 'tcp-echo-edge', 'beside')).toBe('beside')
+    expect((await accessLines(cluster, 'cloud-client')).at(-1)).toMatchObject({ route: 'relayed' })
+    expect((await accessLines(cluster, client)).at(-1)).toMatchObject({ route: 'direct' })
+  })
+
+  it.each(nodes)('leaves the iptables of node %s to kube-proxy and CNI', async (node) => {
+    for (const program of ['iptables-legacy-save', 'iptables-nft-save', 'ip6tables-nft-save']) {
+      const { code, stdout } = await cluster.run(node, [program])
+      expect(code).toBe(0)
+      expect(stdout).not.toMatch(/EDGE-MESH|edgemesh (root|services)|40001/)
+    }
+    expect(
+      (await cluster.run(node, ['iptables-legacy-save'])).stdout +
+        (await cluster.run(node, ['iptables-nft-save'])).stdout,
+    ).toContain('KUBE-SERVICES')
+  })
+})
+
+describe('the webhook', () => {
+  const dryRun = async (pod: object) => {
+    const output = await cluster.kubectlWith(
+      JSON.stringify(pod),
+      'create',
+      '--dry-run=server',
+      '-o',
+      'json',
+      '-f',
+      '-',
+    )
+    if (output.code !== 0) throw new Error(output.stderr)
+    const made = JSON.parse(output.stdout) as { spec: { initContainers?: { name: string }[] } }
+    return {
+      injected: (made.spec.initContainers ?? []).some((c) => c.name === 'edgemesh-sidecar'),
+      warnings: output.stderr,
+    }
+  }
+  const labels = ['enabled', 'disabled', 'maybe', undefined]
+  const asks = ['true', 'false', 'perhaps', undefined]
+  const table = labels.flatMap((namespace) => asks.map((pod) => ({ namespace, pod })))
+  const expected = (namespace?: string, pod?: string) =>
+    pod === 'true' || (pod === undefined && namespace === 'enabled')
+
+  beforeAll(async () => {
+    for (const label of labels) {
+      const metadata = {
+        name: `ns-${label ?? 'none'}`,
+        labels: label === undefined ? {} : { 'edgemesh-injection': label },
+      }
+      await cluster.apply([{ apiVersion: 'v1', kind: 'Namespace', metadata }])
+    }
+  })
+
+  it.each(table)('namespace $namespace, pod $pod', async ({ namespace, pod }) => {
+    const own = pod === undefined ? {} : { 'sidecar.edgemesh.io/inject': pod }
+    const metadata = { name: 'p', namespace: `ns-${namespace ?? 'none'}`, labels: own }
+    const spec = { containers: [{ name: 'c', image: 'busybox:1.36' }] }
+    // A namespace without its service account refuses pods for a moment.
+    await expect
+      .poll(async () => (await dryRun({ apiVersion: 'v1', kind: 'Pod', metadata, spec })).injected, patient)
+      .toBe(expected(namespace, pod))
+  })
+
+  it('warns of a bad annotation, and of what it cannot inject', async () => {
+    const metadata = {
+      name: 'p',
+      namespace: 'default',
+      annotations: { 'sidecar.edgemesh.io/cpu-request': 'lots' },
+    }
+    const spec = { containers: [{ name: 'c', image: 'busybox:1.36' }] }
+    const bad = await dryRun({ apiVersion: 'v1', kind: 'Pod', metadata, spec })
+    expect(bad.injected).toBe(true)
+    expect(bad.warnings).toContain('sidecar.edgemesh.io/cpu-request is "lots"')
+    const host = await dryRun({
+      apiVersion: 'v1',
+      kind: 'Pod',
+      metadata: { name: 'p', namespace: 'default' },
+      spec: { ...spec, hostNetwork: true },
+    })
+    expect(host.injected).toBe(false)
+    expect(host.warnings).toContain('host network')
+  })
+
+  it('lets a Job complete', async () => {
+    const container = { name: 'c', image: 'busybox:1.36', command: ['true'] }
+    const template = { spec: { restartPolicy: 'Never', containers: [container] } }
+    await cluster.apply([
+      {
+        apiVersion: 'batch/v1',
+        kind: 'Job',
+        metadata: { name: 'done', namespace: 'default' },
+        spec: { template },
+      },
+    ])
+    await ready('--for=condition=Complete', 'job/done')
+    const pods = await cluster.mustKubectl(
+      'get',
+      'pods',
+      '-l',
+      'job-name=done',
+      '-o',
+      'jsonpath={.items[*].spec.initContainers[*].name}',
+    )
+    expect(pods).toBe('edgemesh-init edgemesh-sidecar')
+  })
+
+  it('says on the owner what it did', async () => {
+    const events = async () =>
+      cluster.mustKubectl(
+        'get',
+        'events',
+        '-o',
+        'jsonpath={range .items[*]}{.reason} {.involvedObject.kind} {.involvedObject.name}{"\\n"}{end}',
+      )
+    await expect.poll(events, patient).toMatch(/Injected ReplicaSet client-/)
+    await expect.poll(events, patient).toMatch(/Injected Job done/)
+  })
+})
+
+describe('tokens', () => {
+  const ask = async (token: string) => {
+    const bundle = await cluster.mustKubectl(
+      ...system,
+      'get',
+      'configmap',
+      'edgemesh-mesh',
+      '-o',
+      'jsonpath={.data.ca\\.crt}',
+    )
+    const script = join(import.meta.dirname, 'hello.ts')
+    const argv = [process.execPath, script, cluster.nodeIP('cloud'), String(publicPort)]
+    const { stdout, stderr } = await cluster.run('cloud', argv, { input: JSON.stringify({ bundle, token }) })
+    return stdout === '' ? { type: stderr } : (JSON.parse(stdout) as { type: string; code?: string })
+  }
+  const tokenFor = (pod: string, audience: string) =>
+    cluster.mustKubectl(
+      'create',
+      'token',
+      'default',
+      `--audience=${audience}`,
+      '--bound-object-kind=Pod',
+      `--bound-object-name=${pod}`,
+    )
+
+  it('of a pod that exists gets a certificate; without the audience, bound to no pod, or replayed after the pod is gone, none', async () => {
+    await cluster.apply([simplePod('victim', 'cloud', { 'sidecar.edgemesh.io/inject': 'false' })])
+    await ready('--for=condition=Ready', 'pod/victim')
+    const good = await tokenFor('victim', 'edgemesh')
+    expect(await ask(good)).toEqual({ type: 'welcome' })
+    const refused = { type: 'error', code: 'unauthenticated' }
+    expect(await ask(await tokenFor('victim', 'https://kubernetes.default.svc'))).toEqual(refused)
+    expect(await ask(await cluster.mustKubectl('create', 'token', 'default', '--audience=edgemesh'))).toEqual(
+      refused,
+    )
+    expect(await ask(`${good.slice(0, -6)}AAAAAA`)).toEqual(refused)
+    await cluster.mustKubectl('delete', 'pod', 'victim', '--now')
+    expect((await ask(good)).type).toBe('error')
+  })
+})
+
+describe('when something fails', () => {
+  const answers = async (line: string) => say(cluster, await podOf(cluster, 'client'), 'tcp-echo-cloud', line)
+
+  it('goes on after the sidecar is killed', async () => {
+    const client = await podOf(cluster, 'client')
+    const pids = (await cluster.onNode('edge', ['pgrep', '-f', 'edgemesh/sidecar.js run'])).stdout
+      .trim()
+      .split('\n')
+    expect(pids.length).toBeGreaterThan(0)
+    await cluster.onNode('edge', ['kill', '-9', ...pids])
+    await expect.poll(() => answers('again'), patient).toBe('again')
+    const path = 'jsonpath={.status.initContainerStatuses[?(@.name=="edgemesh-sidecar")].restartCount}'
+    expect(await cluster.mustKubectl('get', 'pod', client, '-o', path)).toBe('1')
+  })
+
+  it('goes on after the kubelet of the edge restarts', async () => {
+    await cluster.restartKubelet('edge')
+    await expect.poll(() => answers('kubelet'), patient).toBe('kubelet')
+  })
+
+  it('goes on without the API server, and catches up after it is back', async () => {
+    const lists = async () => {
+      const pod = (
+        await cluster.mustKubectl(
+          ...system,
+          'get',
+          'pods',
+          '-l',
+          'app.kubernetes.io/name=edgemesh-server',
+          '-o',
+          'jsonpath={.items[0].status.podIP}',
+        )
+      ).trim()
+      return (at: string) => cluster.run('cloud', ['curl', '-s', `http://${pod}:20005${at}`])
+    }
+    const fetch = await lists()
+    const nsenter = await connectionOutside()
+    await cluster.killApiServer()
+    expect(await nsenter('without')).toBe('without')
+    await cluster.startApiServer()
+    await cluster.apply([simplePod('late', 'cloud', {}, true), simpleService('late')])
+    await ready('--for=condition=Ready', 'pod/late')
+    await expect
+      .poll(async () => say(cluster, await podOf(cluster, 'client'), 'late', 'new'), patient)
+      .toBe('new')
+    const metrics = (await fetch('/metrics')).stdout
+    const count = Number(/edgemesh_kubernetes_lists (\d+)/.exec(metrics)?.[1])
+    expect(count).toBeLessThanOrEqual(6) // a storm would be one list per attempt
+    steps.push(`lists of the server after an outage: ${count}`)
+  })
+
+  /** kubectl exec needs the API server; a process of the node can enter the pod without. */
+  async function connectionOutside(): Promise<(line: string) => Promise<string>> {
+    const pids = (await cluster.onNode('edge', ['pgrep', '-f', '^sleep infinity'])).stdout.trim().split('\n')
+    const pid = pids[0] ?? ''
+    return async (line) => {
+      const script = `(echo ${line}; sleep 1) | timeout 8 nc -w 5 tcp-echo-cloud 2701`
+      const { stdout } = await cluster.onNode('edge', [
+        'nsenter',
+        '-t',
+        pid,
+        '-n',
+        '-m',
+        '--',
+        '/bin/sh',
+        '-c',
+        script,
+      ])
+      return stdout.trim()
+    }
+  }
+
+  it('starts labelled pods without the injector, unmeshed, and leaves others alone', async () => {
+    await cluster.mustKubectl(...system, 'scale', 'deployment/edgemesh-injector', '--replicas=0')
+    await ready(...system, '--for=delete', 'pod', '-l', 'app.kubernetes.io/name=edgemesh-injector')
+    await cluster.apply([simplePod('unmeshed', 'cloud')])
+    await ready('--for=condition=Ready', 'pod/unmeshed')
+    expect(await sidecarsOf('unmeshed')).toEqual([])
+    await cluster.mustKubectl(...system, 'scale', 'deployment/edgemesh-injector', '--replicas=2')
+    await ready(...system, '--for=condition=Available', 'deployment/edgemesh-injector')
+    await cluster.apply([simplePod('meshed', 'cloud')])
+    await ready('--for=condition=Ready', 'pod/meshed')
+    expect(await sidecarsOf('meshed')).toEqual(['edgemesh-init', 'edgemesh-sidecar'])
+  })
+})
