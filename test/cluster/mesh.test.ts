@@ -294,10 +294,13 @@ describe('when something fails', () => {
       return (at: string) => cluster.run('cloud', ['curl', '-s', `http://${pod}:20005${at}`])
     }
     const fetch = await lists()
-    const nsenter = await connectionOutside()
+    const sayFromInside = await connectionOutside()
     await cluster.killApiServer()
-    expect(await nsenter('without')).toBe('without')
-    await cluster.startApiServer()
+    try {
+      expect(await sayFromInside('without')).toBe('without')
+    } finally {
+      await cluster.startApiServer()
+    }
     await cluster.apply([simplePod('late', 'cloud', {}, true), simpleService('late')])
     await ready('--for=condition=Ready', 'pod/late')
     await expect
