@@ -40,7 +40,7 @@ export function inject(pod: Pod, mesh: MeshSettings, workload: WorkloadSettings)
       ...spec,
       initContainers: mesh.nativeSidecar ? [init, sidecar, ...others] : [init, ...others],
       containers: mesh.nativeSidecar ? spec.containers : [sidecar, ...spec.containers],
-      volumes: [...(spec.volumes ?? []), ...volumes()],
+      volumes: [...volumes(), ...(spec.volumes ?? [])],
     },
   }
 }

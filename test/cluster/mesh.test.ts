@@ -315,7 +315,7 @@ describe('when something fails', () => {
   /** kubectl exec needs the API server; a process of the node can enter the pod without. */
   async function connectionOutside(): Promise<(line: string) => Promise<string>> {
     const pids = (await cluster.onNode('edge', ['pgrep', '-f', '^sleep infinity'])).stdout.trim().split('\n')
-    const pid = pids[0] ?? ''
+    const pid = pids.at(-1) ?? '' // the node's own first process sleeps too
     return async (line) => {
       const script = `(echo ${line}; sleep 1) | timeout 8 nc -w 5 tcp-echo-cloud 2701`
       const { stdout } = await cluster.onNode('edge', [
