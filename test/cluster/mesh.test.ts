@@ -1,6 +1,14 @@
 import type { ChildProcess } from 'node:child_process'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { stringify } from 'yaml'
+import { inject } from '../../injector/inject.ts'
+import type { MeshSettings } from '../../injector/mesh-settings.ts'
+import { injectText } from '../../injector/offline.ts'
+import type { Container, Pod } from '../../injector/pod.ts'
+import { decide } from '../../injector/policy.ts'
+import { fromConfigData } from '../../sidecar/shared/mesh-config.ts'
+import { cases, goldenMesh } from '../injector/pods.ts'
 import { Cluster } from './cluster.ts'
 import { nodes } from './layout.ts'
 import {
@@ -18,7 +26,22 @@ let cluster: Cluster
 let balancer: ChildProcess | undefined
 const system = ['-n', 'edgemesh-system']
 const patient = { timeout: 60_000, interval: 500 }
-const steps: string[] = []
+const report = (line: string) => process.stderr.write(`  measured: ${line}\n`)
+const root = join(import.meta.dirname, '..', '..')
+/** The CLI as an administrator runs it, in the cloud's network. */
+const cli = (args: string[], input?: string) =>
+  cluster.run('cloud', [process.execPath, 'injector/cli/main.ts', ...args], {
+    cwd: root,
+    timeoutMs: 60_000,
+    ...(input === undefined ? {} : { input }),
+  })
+const check = async () => {
+  const { code, stdout } = await cli(['check', '--json', '--kubeconfig', cluster.kubeconfig])
+  const { findings } = JSON.parse(stdout) as {
+    findings: { check: string; status: string; message: string }[]
+  }
+  return { code, bad: findings.filter((f) => f.status === 'failure').map((f) => `${f.check}: ${f.message}`) }
+}
 
 beforeAll(async () => {
   cluster = await Cluster.up({ log: (step) => process.stderr.write(`${step}\n`) })
@@ -161,6 +184,58 @@ describe('the webhook', () => {
       .toBe(expected(namespace, pod))
   })
 
+  describe('makes of golden pods what the function and the CLI make of them', () => {
+    let mesh: MeshSettings
+    const namespaces: Record<string, string> = {
+      enabled: 'ns-enabled',
+      disabled: 'ns-disabled',
+      on: 'ns-maybe',
+    }
+
+    beforeAll(async () => {
+      const map = await cluster.mustKubectl(...system, 'get', 'configmap', 'edgemesh-mesh', '-o', 'json')
+      mesh = { ...goldenMesh, ...fromConfigData(JSON.parse(map).data) }
+    })
+
+    it.each(cases)('$name', async ({ pod, namespaceLabels }) => {
+      const namespace = namespaces[namespaceLabels['edgemesh-injection'] ?? ''] ?? 'ns-none'
+      const decision = decide({ pod, namespace, namespaceLabels }, mesh)
+      const given = { ...pod, metadata: { ...pod.metadata, namespace } }
+      const made = await cluster.kubectlWith(
+        JSON.stringify(given),
+        'create',
+        '--dry-run=server',
+        '-o',
+        'json',
+        '-f',
+        '-',
+      )
+      expect(made.stderr.replaceAll(/^Warning:.*\n/gm, '')).toBe('')
+      const result = JSON.parse(made.stdout) as Pod
+      if (!decision.inject) {
+        expect(result.spec.volumes?.some((v) => v.name === 'edgemesh-token') ?? false).toBe(false)
+        expect(result.spec.initContainers?.length ?? 0).toBe(pod.spec.initContainers?.length ?? 0)
+        return
+      }
+      const expected = inject(pod, mesh, decision.workload)
+      expect(injectText(stringify(pod), 'pod.yaml', mesh).outcomes[0]?.decision).toEqual(
+        decide({ pod, namespace: 'default', namespaceLabels: { 'edgemesh-injection': 'enabled' } }, mesh),
+      )
+      expect(result.metadata.annotations).toMatchObject(expected.metadata.annotations ?? {})
+      expect(result.spec.initContainers?.map((c) => c.name)).toEqual(
+        expected.spec.initContainers?.map((c) => c.name),
+      )
+      expect(result.spec.containers.map((c) => c.name)).toEqual(pod.spec.containers.map((c) => c.name))
+      // The API server adds its defaults, and the mount of the service account's token.
+      const ours = ({ volumeMounts, ...c }: Container) => c
+      for (const i of [0, 1]) {
+        const [got, want] = [result.spec.initContainers?.[i], expected.spec.initContainers?.[i]]
+        expect(ours(got as Container)).toMatchObject(ours(want as Container))
+        expect(got?.volumeMounts).toEqual(expect.arrayContaining(want?.volumeMounts as []))
+      }
+    })
+  })
+
   it('warns of a bad annotation, and of what it cannot inject', async () => {
     const metadata = {
       name: 'p',
@@ -258,6 +333,157 @@ describe('tokens', () => {
   })
 })
 
+describe('edgemesh check', () => {
+  it('finds nothing wrong', async () => {
+    expect(await check()).toEqual({ code: 0, bad: [] })
+  })
+})
+
+describe('changes under load', () => {
+  /** Connects from the edge again and again; resolves with how many did and how many did not echo. */
+  const load = (seconds: number, host: string) => {
+    const script = `end=$(($(date +%s)+${seconds})); ok=0; bad=0; while [ $(date +%s) -lt $end ]; do r=$(echo $ok | timeout 10 nc -w 8 ${host} 2701); if [ "$r" = "$ok" ]; then ok=$((ok+1)); else bad=$((bad+1)); echo "failed after $ok: $r" >&2; fi; done; echo $ok $bad`
+    return async (pod: string) => {
+      const { stdout, stderr } = await cluster.kubectl('exec', pod, '-c', 'client', '--', 'sh', '-c', script)
+      const [ok = 0, bad = 0] = stdout.trim().split(' ').map(Number)
+      return { ok, bad, stderr }
+    }
+  }
+
+  it('a rolling update fails no request from the other site', async () => {
+    const labels = { app: 'rolling' }
+    const container = {
+      name: 'echo',
+      image: 'busybox:1.36',
+      command: ['nc', '-ll', '-p', '2701', '-e', 'cat'],
+      ports: [{ containerPort: 2701 }],
+      readinessProbe: { tcpSocket: { port: 2701 }, periodSeconds: 1 },
+      lifecycle: { preStop: { exec: { command: ['sleep', '4'] } } },
+    }
+    const affinity = { kubernetes: [{ key: 'node-role.kubernetes.io/edge', operator: 'DoesNotExist' }] }
+    const spec = {
+      replicas: 2,
+      strategy: { rollingUpdate: { maxUnavailable: 0, maxSurge: 1 } },
+      selector: { matchLabels: labels },
+      template: {
+        metadata: { labels },
+        spec: {
+          terminationGracePeriodSeconds: 6,
+          containers: [container],
+          affinity: {
+            nodeAffinity: {
+              requiredDuringSchedulingIgnoredDuringExecution: {
+                nodeSelectorTerms: [{ matchExpressions: affinity.kubernetes }],
+              },
+            },
+          },
+        },
+      },
+    }
+    const metadata = { name: 'rolling', namespace: 'default' }
+    await cluster.apply([
+      { apiVersion: 'apps/v1', kind: 'Deployment', metadata, spec },
+      simpleService('rolling'),
+    ])
+    await ready('--for=condition=Available', 'deployment/rolling')
+    const client = await podOf(cluster, 'client')
+    await expect.poll(() => say(cluster, client, 'rolling', 'up'), patient).toBe('up')
+    const running = load(35, 'rolling')(client)
+    await cluster.mustKubectl('rollout', 'restart', 'deployment/rolling')
+    await cluster.mustKubectl('rollout', 'status', 'deployment/rolling', '--timeout=80s')
+    const { ok, bad, stderr } = await running
+    report(`rolling update of 2 replicas: ${ok} connections, ${bad} failed`)
+    expect(stderr).toBe('')
+    expect(bad).toBe(0)
+    expect(ok).toBeGreaterThan(50)
+  })
+
+  it('rotations of the webhook certificate leave no pod uninjected', async () => {
+    await cluster.mustKubectl(...system, 'delete', 'secret', 'edgemesh-injector-ca')
+    const quick = ['EDGEMESH_CA_LIFETIME=120', 'EDGEMESH_CHECK_EVERY=1']
+    await cluster.mustKubectl(...system, 'set', 'env', 'deployment/edgemesh-injector', ...quick)
+    await cluster.mustKubectl(...system, 'rollout', 'status', 'deployment/edgemesh-injector', '--timeout=80s')
+    const roots = new Set<string>()
+    const pod = JSON.stringify({
+      apiVersion: 'v1',
+      kind: 'Pod',
+      metadata: { name: 'rotating', namespace: 'default' },
+      spec: { containers: [{ name: 'c', image: 'busybox:1.36' }] },
+    })
+    let [injected, missed] = [0, 0]
+    for (const until = Date.now() + 60_000; Date.now() < until; ) {
+      const made = await cluster.kubectlWith(pod, 'create', '--dry-run=server', '-o', 'json', '-f', '-')
+      if (made.stdout.includes('edgemesh-sidecar')) injected++
+      else missed++
+      if (injected % 20 === 0) {
+        const secret = await cluster.mustKubectl(
+          ...system,
+          'get',
+          'secret',
+          'edgemesh-injector-ca',
+          '-o',
+          'jsonpath={.data.ca\\.crt}',
+        )
+        roots.add(secret)
+      }
+    }
+    report(`${roots.size} roots in 60 s: ${injected} pods injected, ${missed} not`)
+    expect(roots.size).toBeGreaterThan(1)
+    expect(missed).toBe(0)
+    const slow = ['EDGEMESH_CA_LIFETIME-', 'EDGEMESH_CHECK_EVERY-']
+    await cluster.mustKubectl(...system, 'delete', 'secret', 'edgemesh-injector-ca')
+    await cluster.mustKubectl(...system, 'set', 'env', 'deployment/edgemesh-injector', ...slow)
+    await cluster.mustKubectl(...system, 'rollout', 'status', 'deployment/edgemesh-injector', '--timeout=80s')
+  }, 240_000)
+
+  it('knows 3,000 services with 10,000 endpoints', async () => {
+    await cluster.apply([{ apiVersion: 'v1', kind: 'Namespace', metadata: { name: 'scale' } }])
+    const bundle = await cluster.mustKubectl(
+      ...system,
+      'get',
+      'configmap',
+      'edgemesh-mesh',
+      '-o',
+      'jsonpath={.data.ca\\.crt}',
+    )
+    const client = await podOf(cluster, 'client')
+    const token = await cluster.mustKubectl(
+      'create',
+      'token',
+      'default',
+      '--audience=edgemesh',
+      '--bound-object-kind=Pod',
+      `--bound-object-name=${client}`,
+    )
+    const argv = [
+      process.execPath,
+      join(import.meta.dirname, 'scale.ts'),
+      cluster.kubeconfig,
+      cluster.nodeIP('cloud'),
+      String(publicPort),
+      '3000',
+      '10000',
+    ]
+    const { stdout, stderr } = await cluster.run('cloud', argv, {
+      input: JSON.stringify({ bundle, token }),
+      timeoutMs: 200_000,
+    })
+    expect(stderr).toBe('')
+    const measured = JSON.parse(stdout) as { services: number }
+    expect(measured.services).toBeGreaterThanOrEqual(3_000)
+    for (const part of ['server', 'injector']) {
+      const status = await cluster.onNode('cloud', [
+        'sh',
+        '-c',
+        `grep VmRSS /proc/$(pgrep -f edgemesh/${part}.js | head -1)/status`,
+      ])
+      report(`${part} with 3,000 services: ${status.stdout.replaceAll(/\s+/g, ' ').trim()}`)
+    }
+    report(JSON.stringify(measured))
+    expect(await say(cluster, client, 'tcp-echo-cloud', 'still')).toBe('still')
+  }, 240_000)
+})
+
 describe('when something fails', () => {
   const answers = async (line: string) => say(cluster, await podOf(cluster, 'client'), 'tcp-echo-cloud', line)
 
@@ -309,7 +535,7 @@ describe('when something fails', () => {
     const metrics = (await fetch('/metrics')).stdout
     const count = Number(/edgemesh_kubernetes_lists (\d+)/.exec(metrics)?.[1])
     expect(count).toBeLessThanOrEqual(6) // a storm would be one list per attempt
-    steps.push(`lists of the server after an outage: ${count}`)
+    report(`lists that the server read from the API server, outage included: ${count}`)
   })
 
   /** kubectl exec needs the API server; a process of the node can enter the pod without. */
@@ -339,6 +565,9 @@ describe('when something fails', () => {
     await cluster.apply([simplePod('unmeshed', 'cloud')])
     await ready('--for=condition=Ready', 'pod/unmeshed')
     expect(await sidecarsOf('unmeshed')).toEqual([])
+    const { code, bad } = await check()
+    expect(code).toBe(1)
+    expect(bad.join()).toContain('injector: 0 of 0 replicas ready; new pods start unmeshed')
     await cluster.mustKubectl(...system, 'scale', 'deployment/edgemesh-injector', '--replicas=2')
     await ready(...system, '--for=condition=Available', 'deployment/edgemesh-injector')
     await cluster.apply([simplePod('meshed', 'cloud')])
