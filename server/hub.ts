@@ -70,6 +70,11 @@ export class Hub implements ChannelOwner {
     return this.#options.log
   }
 
+  /** Which pods are connected here. */
+  present(): { version: number; uids: string[] } {
+    return { version: this.#registry.version, uids: [...this.#registry.all()].map((p) => p.podUid) }
+  }
+
   accept(socket: WebSocket): void {
     this.#channels.add(new Channel(socket, this))
   }

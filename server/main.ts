@@ -15,6 +15,15 @@ async function run(config: ServerConfig): Promise<void> {
   const log = createLogger('server', config.logLevel)
   const lifecycle = new Lifecycle(log)
   const metrics = new ServerMetrics()
+  let listening = false
+  const stop = async (why: string) => {
+    log.info({ why }, 'stopping')
+    listening = false
+    await lifecycle.stop()
+    process.exit(0)
+  }
+  process.once('SIGTERM', () => void stop('SIGTERM'))
+  process.once('SIGINT', () => void stop('SIGINT'))
   const backend = await openBackend(config, metrics, log)
   const { authority, verifier, source } = backend
   lifecycle.add('backend', () => backend.close())
@@ -30,24 +39,16 @@ async function run(config: ServerConfig): Promise<void> {
     metrics,
     log,
   })
-  let listening = false
   const missing = () => (listening ? [] : ['listener'])
   const admin = await listenAdmin({ port: config.adminPort, metrics, missing })
   lifecycle.add('admin', () => void admin.server.close())
   const server = new Server({ port: config.port, hub, relay, authority, metrics, log })
   lifecycle.add('listener', () => server.close(config.drain), config.drain + 2_000)
   const port = await server.listen()
+  backend.announce?.(() => hub.present())
   listening = true
   log.info({ port, adminPort: admin.port, services: source.state.services.size }, 'listening')
 
-  const stop = async (why: string) => {
-    log.info({ why }, 'stopping')
-    listening = false
-    await lifecycle.stop()
-    process.exit(0)
-  }
-  process.once('SIGTERM', () => void stop('SIGTERM'))
-  process.once('SIGINT', () => void stop('SIGINT'))
   process.on('uncaughtException', (error) => {
     log.error({ error: sentenceOf(error), stack: error.stack }, 'a defect: the server restarts')
     process.exit(70)

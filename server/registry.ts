@@ -11,6 +11,12 @@ export interface Presence {
 /** Which pods are connected to this replica. */
 export class Registry {
   readonly #byPod = new Map<string, Presence>()
+  #version = 0
+
+  /** Counts up at each change of who is here. */
+  get version(): number {
+    return this.#version
+  }
 
   get size(): number {
     return this.#byPod.size
@@ -27,12 +33,15 @@ export class Registry {
   /** Takes the pod's place; returns the channel that had it. */
   take(presence: Presence): Presence | undefined {
     const before = this.#byPod.get(presence.podUid)
+    if (before === undefined) this.#version++
     this.#byPod.set(presence.podUid, presence)
     return before
   }
 
   /** Does nothing when another channel has taken the place. */
   leave(presence: Presence): void {
-    if (this.#byPod.get(presence.podUid) === presence) this.#byPod.delete(presence.podUid)
+    if (this.#byPod.get(presence.podUid) !== presence) return
+    this.#byPod.delete(presence.podUid)
+    this.#version++
   }
 }

@@ -1,5 +1,5 @@
 // `npm run image`: builds the image as an OCI archive, without a container daemon and without a base image.
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, statSync, symlinkSync } from 'node:fs'
+import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, statSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { Command } from 'commander'
@@ -15,10 +15,11 @@ const architectures: Record<string, string> = { x64: 'amd64', arm64: 'arm64' }
 interface Options {
   name: string
   output: string
+  rootFs?: string
   json: boolean
 }
 
-async function buildImage({ name, output, json }: Options): Promise<void> {
+async function buildImage({ name, output, rootFs, json }: Options): Promise<void> {
   const say = (line: string) => process.stderr.write(`${line}\n`)
   const work = mkdtempSync(join(tmpdir(), 'edgemesh-image-'))
   try {
@@ -37,6 +38,11 @@ async function buildImage({ name, output, json }: Options): Promise<void> {
     if (existsSync(join(programs, 'edgemesh/cli.js'))) {
       chmodSync(join(programs, 'edgemesh/cli.js'), 0o755)
       symlinkSync('/edgemesh/cli.js', join(programs, 'usr/local/bin/edgemesh'))
+    }
+    if (rootFs !== undefined) {
+      for (const layer of [system, programs])
+        cpSync(layer, resolve(rootFs), { recursive: true, verbatimSymlinks: true })
+      return
     }
     say('Writing the archive ...')
     const path = resolve(output)
@@ -73,6 +79,7 @@ try {
     .description('Builds the image of all programs as an OCI archive.')
     .option('--name <name>', 'registry/name:tag of the image', `edgemesh/edgemesh-sidecar:${version}`)
     .option('--output <file>', 'where to write the archive', 'edgemesh-sidecar.tar')
+    .option('--root-fs <folder>', 'puts the files of the image there instead; the Containerfile does')
     .option('--json', 'prints one JSON object', false)
     .allowExcessArguments(false)
     .action(buildImage)

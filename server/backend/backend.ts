@@ -7,5 +7,7 @@ export interface Backend {
   source: CatalogueSource
   verifier: TokenVerifier
   authority: CertificateAuthority
+  /** Tells the world who is connected, where there is somebody to tell; called once the server listens. */
+  announce?(present: () => { version: number; uids: string[] }): void
   close(): Promise<void>
 }

@@ -3,6 +3,7 @@ import { KubernetesClient } from '#shared/kubernetes/client.ts'
 import type { Logger } from '#shared/log.ts'
 import { watchCluster } from '../catalogue/kubernetes.ts'
 import type { KubernetesBackend } from '../config.ts'
+import { Presence } from '../mesh/presence.ts'
 import { MeshPublisher } from '../mesh/publisher.ts'
 import type { ServerMetrics } from '../server-metrics.ts'
 import { TokenReviewVerifier } from '../token-verifier/kubernetes.ts'
@@ -14,6 +15,7 @@ const caEveryMs = 30_000
 export interface KubernetesOptions extends Omit<KubernetesBackend, 'kind'> {
   port: number
   trustDomain: string
+  replica: string
   /** In ms. */
   leafLifetime: number
   metrics: ServerMetrics
@@ -47,13 +49,28 @@ export async function openKubernetes(options: KubernetesOptions): Promise<Backen
   })
   publisher.start()
   metrics.gauge('kubernetes_lists', 'Whole lists read from the API server.', () => source.lists)
+  let presence: Presence | undefined
   return {
+    announce(present) {
+      const { replica } = options
+      const podUid = process.env.POD_UID
+      presence = new Presence({
+        client,
+        namespace,
+        replica,
+        podUid,
+        present,
+        pods: () => source.state.pods,
+        log,
+      })
+      presence.start()
+    },
     source,
     authority: ca.authority,
     verifier: new TokenReviewVerifier(client),
     async close() {
       ca.close()
-      await Promise.all([source.close(), publisher?.close()])
+      await Promise.all([source.close(), publisher?.close(), presence?.close()])
     },
   }
 }

@@ -34,15 +34,22 @@ class ClusterSource implements KubernetesSource {
       if (this.#complete) this.#timer ??= setTimeout(() => this.#publish(), gatherMs)
     }
     const kinds = [
-      { path: '/api/v1/services', kind: 'Service', keep: keepService },
-      { path: '/apis/discovery.k8s.io/v1/endpointslices', kind: 'EndpointSlice', keep: keepSlice },
-      { path: '/api/v1/pods', kind: 'Pod', keep: keepPod },
+      { path: '/api/v1/services', query: {}, kind: 'Service', keep: keepService },
+      // Others than those of services are no business of ours; our own presence is among them.
+      {
+        path: '/apis/discovery.k8s.io/v1/endpointslices',
+        query: { labelSelector: 'kubernetes.io/service-name' },
+        kind: 'EndpointSlice',
+        keep: keepSlice,
+      },
+      { path: '/api/v1/pods', query: {}, kind: 'Pod', keep: keepPod },
     ]
     this.#reflectors = kinds.map(
-      ({ path, kind, keep }) =>
+      ({ path, query, kind, keep }) =>
         new Reflector<Manifest>({
           client,
           path,
+          query,
           keep: (o) => ({
             object: { kind, ...keep(o) },
             origin: `${kind} ${o.metadata.namespace}/${o.metadata.name}`,

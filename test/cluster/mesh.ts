@@ -11,7 +11,11 @@ export const publicPort = 20_004
 
 /** What one connection's access line says. */
 export interface AccessLine {
+  /** ISO 8601; of its end. */
+  time: string
   direction: string
+  /** `address:port` of the pod that was chosen. */
+  endpoint: string
   destination: string
   route: string
   closeReason: string

@@ -288,5 +288,4 @@ export const cases: PodCase[] = [
     { hostname: 'db-0', subdomain: 'db' },
     { labels: { 'statefulset.kubernetes.io/pod-name': 'db-0' } },
   ),
-  of('mirror', {}, { annotations: { 'kubernetes.io/config.mirror': 'abc' } }),
 ]
