@@ -518,6 +518,9 @@ describe('changes under load', () => {
       '-o',
       'jsonpath={.data.ca\\.crt}',
     )
+    // A pod without a sidecar of its own, which would take the channel back.
+    await cluster.apply([simplePod('observer', 'cloud', { 'sidecar.edgemesh.io/inject': 'false' })])
+    await ready('--for=condition=Ready', 'pod/observer')
     const client = await podOf(cluster, 'client')
     const token = await cluster.mustKubectl(
       'create',
@@ -525,7 +528,7 @@ describe('changes under load', () => {
       'default',
       '--audience=edgemesh',
       '--bound-object-kind=Pod',
-      `--bound-object-name=${client}`,
+      '--bound-object-name=observer',
     )
     const argv = [
       process.execPath,

@@ -58,6 +58,10 @@ await once(socket, 'open', { signal: AbortSignal.timeout(10_000) })
 const request = await createCertificateRequest(await createKeyPair(), new Secret(token))
 const index = Promise.withResolvers<{ bytes: number; services: number }>()
 const delta = Promise.withResolvers<number>()
+socket.once('close', (code) => {
+  console.error(`the server closed the channel: ${code}`)
+  process.exit(1)
+})
 socket.on('message', (data) => {
   const message = decodeServerMessage(String(data))
   if (message.type === 'index' && message.full)
