@@ -130,6 +130,7 @@ function sidecarContainer(mesh: MeshSettings, workload: WorkloadSettings): Conta
       value('EDGEMESH_LOG_LEVEL', workload.logLevel),
       value('EDGEMESH_DRAIN_SECONDS', String(workload.drainSeconds)),
       ...unlessEmpty('EDGEMESH_UPSTREAM_DNS', workload.upstreamDns),
+      ...unlessEmpty('EDGEMESH_IGNORED_SERVICE_IPS', mesh.ignoredServiceIps),
       value('EDGEMESH_TOKEN_FILE', '/run/secrets/edgemesh/token'),
       value('EDGEMESH_STATE_DIR', '/var/lib/edgemesh'),
       value('EDGEMESH_IDENTITY_DIR', '/run/edgemesh/identity'),

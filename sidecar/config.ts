@@ -31,6 +31,8 @@ export interface SidecarConfig {
   resolvConf: string
   /** DNS servers for all that is no service; those of resolv.conf when there are none. */
   upstreamDns: string[]
+  /** ClusterIPs that the rules of this pod leave alone (noproxy=edgemesh when it was injected). */
+  ignoredServiceIps: string[]
   logLevel: LogLevel
   adminPort: number
   /** How long connections may finish after SIGTERM, in ms. */
@@ -62,6 +64,7 @@ export function readConfig(env: Environment): SidecarConfig {
     identityFolder: env.EDGEMESH_IDENTITY_DIR || undefined,
     resolvConf: env.EDGEMESH_RESOLV_CONF || '/etc/resolv.conf',
     upstreamDns: ipsOf('EDGEMESH_UPSTREAM_DNS', env.EDGEMESH_UPSTREAM_DNS ?? ''),
+    ignoredServiceIps: ipsOf('EDGEMESH_IGNORED_SERVICE_IPS', env.EDGEMESH_IGNORED_SERVICE_IPS ?? ''),
     logLevel: logLevel(env.EDGEMESH_LOG_LEVEL || 'info'),
     adminPort: wholeNumber('EDGEMESH_ADMIN_PORT', env, ports.sidecarAdmin, 1, 65_535),
     drainMs: 1_000 * wholeNumber('EDGEMESH_DRAIN_SECONDS', env, 25, 0, 3_600),

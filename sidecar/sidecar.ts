@@ -14,6 +14,7 @@ import { Identity } from './control/identity.ts'
 import { parseResolvConf } from './dns/resolv-conf.ts'
 import { listenResolver } from './dns/resolver.ts'
 import { listenInterceptor } from './interception/interceptor.ts'
+import { Reclaimer } from './interception/reclaimer.ts'
 import { Outbound } from './routing/outbound.ts'
 import { RelayClient } from './routing/relayed.ts'
 import { Router } from './routing/router.ts'
@@ -35,6 +36,7 @@ class Parts {
   readonly store: CatalogueStore
   readonly catalogue: Catalogue
   readonly watch: CatalogueWatch
+  readonly reclaimer: Reclaimer
   readonly channel: ControlChannel
   readonly relay: RelayClient
   readonly pools: { direct: SessionPool; relayed: SessionPool }
@@ -50,6 +52,7 @@ class Parts {
     this.store = new CatalogueStore(config.stateFolder, log)
     const kept = this.store.load()
     this.catalogue = kept === undefined ? new Catalogue() : Catalogue.restore(kept)
+    this.reclaimer = new Reclaimer(config.ignoredServiceIps, this.catalogue, log)
     this.watch = new CatalogueWatch(
       this.catalogue,
       (message) => this.channel.send(message),
@@ -76,6 +79,7 @@ class Parts {
       void this.relay.join(message.ticket, (stream) => this.#serve(stream))
     else if (message.type === 'index' || message.type === 'endpoints' || message.type === 'self') {
       this.watch.onMessage(message)
+      if (message.type === 'index') this.reclaimer.update()
       this.store.save(() => this.catalogue.snapshot())
     }
   }
@@ -104,6 +108,8 @@ export async function startSidecar(config: SidecarConfig, lifecycle: Lifecycle, 
   })
   const loopbacks = loopbackAddresses()
   await startInterception(parts, loopbacks, lifecycle)
+  parts.reclaimer.update()
+  lifecycle.add('reclaimer', () => parts.reclaimer.close())
   await startDns(parts, loopbacks, lifecycle)
   await startAdmin(parts, lifecycle)
   startTunnelOnceIdentified(parts)

@@ -28,7 +28,7 @@ const iptablesNames = [
   'ip6tables-restore',
 ]
 const modules =
-  /\/lib(xt|ipt|ip6t)_(comment|conntrack|owner|REDIRECT|tcp|udp|standard|CT|NAT|DNAT|SNAT|addrtype|multiport)\.so$/
+  /\/lib(xt|ipt|ip6t)_(comment|conntrack|owner|REDIRECT|tcp|udp|standard|CT|NAT|DNAT|SNAT|addrtype|multiport|recent)\.so$/
 
 /** Fetches the packages (never installed) and unpacks them into `folder`. Needs apt-get and dpkg. */
 export function unpackDebian(folder: string): void {

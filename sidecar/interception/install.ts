@@ -1,6 +1,14 @@
 import { EdgeMeshError } from '#shared/errors.ts'
 import { type BackendName, backendNames, chooseBackend, Iptables } from './backend.ts'
-import { type Capture, differences, type Family, renderCleanup, renderInstall, tablesFor } from './rules.ts'
+import {
+  type Capture,
+  differences,
+  type Family,
+  renderCleanup,
+  renderInstall,
+  type Table,
+  tablesFor,
+} from './rules.ts'
 
 const families: readonly Family[] = [4, 6]
 
@@ -14,9 +22,8 @@ export async function findBackend(wanted: BackendName | 'auto'): Promise<Backend
 export async function install(captures: readonly Capture[], backend: BackendName): Promise<void> {
   for (const capture of captures) {
     const iptables = new Iptables(backend, capture.family)
-    const tables = tablesFor(capture)
-    if (tables.length === 0) continue
-    await iptables.restore(renderInstall(tables, await iptables.save()))
+    if (tablesFor(capture).length === 0) continue
+    const tables = await restoreBest(iptables, capture)
     const wrong = differences(tables, await iptables.save())
     if (wrong.length > 0) {
       throw new EdgeMeshError('rules-failed', `Cannot trust the EDGE-MESH rules: ${wrong.join('; ')}.`)
@@ -24,10 +31,28 @@ export async function install(captures: readonly Capture[], backend: BackendName
   }
 }
 
+/** Kernels without the match `recent` get the rules without it; then an ignored service stays so in this pod. */
+async function restoreBest(iptables: Iptables, capture: Capture): Promise<Table[]> {
+  const plain = tablesFor(capture)
+  if (capture.ignoredAddresses.length > 0) {
+    const tables = tablesFor({ ...capture, reclaimable: true })
+    const restored = await iptables.restore(renderInstall(tables, await iptables.save())).then(
+      () => true,
+      () => false, // the plain rules tell what else may be wrong
+    )
+    if (restored) return tables
+  }
+  await iptables.restore(renderInstall(plain, await iptables.save()))
+  return plain
+}
+
 /** The restore input that `install` would apply on a fresh namespace, by family. */
 export function preview(captures: readonly Capture[]): { family: Family; input: string }[] {
   return captures
-    .map((capture) => ({ family: capture.family, input: renderInstall(tablesFor(capture), '') }))
+    .map((capture) => ({
+      family: capture.family,
+      input: renderInstall(tablesFor({ ...capture, reclaimable: true }), ''),
+    }))
     .filter(({ input }) => input !== '')
 }
 

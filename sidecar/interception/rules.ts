@@ -13,6 +13,8 @@ export interface Capture {
   dnsServers: readonly string[]
   /** ClusterIPs of services that opted out (noproxy=edgemesh). */
   ignoredAddresses: readonly string[]
+  /** Lets the sidecar take an ignored address back when its label goes; needs the kernel's match `recent`. */
+  reclaimable?: boolean
   /** What the workload asked to be left alone: CIDRs, and TCP ports wherever they are. */
   excludedCidrs?: readonly string[]
   excludedPorts?: readonly number[]
@@ -30,6 +32,7 @@ export const rootChain = 'EDGE-MESH'
 const tcpChain = 'EDGE-MESH-TCP'
 const queryChain = 'EDGE-MESH-DNS-OUT'
 const replyChain = 'EDGE-MESH-DNS-IN'
+const reclaimChain = 'EDGE-MESH-RECLAIM'
 
 const comment = (text: string) => `-m comment --comment "${text}"`
 
@@ -54,6 +57,7 @@ export function byFamily(items: readonly string[], from: string): Record<Family,
 /** The tables of one family, or none where there is nothing to capture in it. */
 export function tablesFor(capture: Capture): Table[] {
   const { family, serviceCidrs, ignoredAddresses, excludedCidrs = [], excludedPorts = [] } = capture
+  const reclaimable = capture.reclaimable === true && ignoredAddresses.length > 0
   const servers = capture.dnsServers.filter((s) => !isLoopback(s))
   if (serviceCidrs.length === 0 && servers.length === 0) return []
   const loopback = family === 4 ? '127.0.0.0/8' : '::1/128'
@@ -70,7 +74,8 @@ export function tablesFor(capture: Capture): Table[] {
       ),
     ),
     ...ignoredAddresses.map(
-      (a) => `-d ${host(a)} ${comment('ignored service (noproxy=edgemesh)')} -j RETURN`,
+      (a) =>
+        `-d ${host(a)} ${reclaimable ? `${reclaimed(family, '! --rcheck')} ` : ''}${comment('ignored service (noproxy=edgemesh)')} -j RETURN`,
     ),
     ...excludedCidrs.map((cidr) => `-d ${host(cidr)} ${comment('excluded by the workload')} -j RETURN`),
     ...excludedPorts.map(
@@ -87,7 +92,43 @@ export function tablesFor(capture: Capture): Table[] {
     ],
     jumps: [{ from: 'OUTPUT', rule: `${comment('edgemesh root chain')} -j ${rootChain}` }],
   }
-  return servers.length === 0 ? [nat] : [nat, untrackedDns(servers.map(host))]
+  const raw = [
+    ...(servers.length === 0 ? [] : [untrackedDns(servers.map(host))]),
+    ...(reclaimable ? [reclaiming(family)] : []),
+  ]
+  if (raw.length === 0) return [nat]
+  const chains = raw.flatMap((part) => part.chains)
+  return [nat, { name: 'raw', chains, jumps: raw.flatMap((part) => part.jumps) }]
+}
+
+/** Matches by the list of ignored addresses that the sidecar has taken back, or changes it. */
+function reclaimed(family: Family, action: string): string {
+  const mask = family === 4 ? '255.255.255.255' : 'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff'
+  return `-m recent ${action} --name ${reclaimChain} --mask ${mask} --rdest`
+}
+
+/**
+ * The sidecar may not write rules, but it may send: its datagram to an address puts the address on the list or
+ * takes it off, and is dropped here. Nobody else in the pod can, as the rules ask for the sidecar's uid.
+ */
+function reclaiming(family: Family): Pick<Table, 'chains' | 'jumps'> {
+  const from = `-m owner --uid-owner ${SIDECAR_UID}`
+  const to = (port: number) => `-p udp -m udp --dport ${port}`
+  const text = comment('the sidecar takes an ignored service back, or lets it go')
+  return {
+    chains: [
+      {
+        name: reclaimChain,
+        rules: [
+          `${to(ports.reclaim)} ${from} ${reclaimed(family, '--set')} ${text}`,
+          `${to(ports.release)} ${from} ${reclaimed(family, '--remove')} ${text}`,
+          `${to(ports.reclaim)} ${from} ${text} -j DROP`,
+          `${to(ports.release)} ${from} ${text} -j DROP`,
+        ],
+      },
+    ],
+    jumps: [{ from: 'OUTPUT', rule: `${comment('edgemesh ignored services')} -j ${reclaimChain}` }],
+  }
 }
 
 /**
@@ -95,12 +136,11 @@ export function tablesFor(capture: Capture): Table[] {
  * asked the same server from the same source port, its entry would send the sidecar's query back to the sidecar,
  * a loop (istio #33469). All replies from the servers are the sidecar's, as the apps' queries never leave.
  */
-function untrackedDns(servers: readonly string[]): Table {
+function untrackedDns(servers: readonly string[]): Pick<Table, 'chains' | 'jumps'> {
   const each = (rule: (server: string, protocol: string) => string) =>
     servers.flatMap((server) => ['udp', 'tcp'].map((protocol) => rule(server, protocol)))
   const text = comment('queries of the sidecar are not tracked')
   return {
-    name: 'raw',
     chains: [
       {
         name: queryChain,

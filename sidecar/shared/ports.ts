@@ -4,6 +4,9 @@ export const ports = {
   interceptor: 40001,
   /** The DNS resolver, on the pod's loopback; the rules redirect port 53 to it. */
   dns: 40053,
+  /** No listener: datagrams of the sidecar to these ports change the rules for an ignored service. */
+  reclaim: 40003,
+  release: 40004,
   /** The tunnel endpoint of a sidecar: mTLS + HTTP/2 CONNECT, on every address of the pod. */
   tunnel: 20006,
   /** Health and metrics of a sidecar, on every address of the pod; drain and quit from loopback only. */

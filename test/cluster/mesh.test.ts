@@ -373,6 +373,36 @@ describe('presence in the API', () => {
   })
 })
 
+describe('a service with noproxy=edgemesh', () => {
+  it('is left to kube-proxy, and follows its label in pods that run already', async () => {
+    await cluster.apply([simpleService('shy'), simplePod('shy', 'cloud', {}, true)])
+    await cluster.mustKubectl('label', 'service', 'shy', 'noproxy=edgemesh')
+    await ready('--for=condition=Ready', 'pod/shy')
+    const ip = await cluster.mustKubectl('get', 'service', 'shy', '-o', 'jsonpath={.spec.clusterIP}')
+    const pod = 'asks-shy'
+    const known = ['get', 'pod', pod, '-o', 'jsonpath={.spec.initContainers[0].env}']
+    await expect
+      .poll(async () => {
+        await cluster.kubectl('delete', 'pod', pod, '--ignore-not-found')
+        await cluster.apply([simplePod(pod, 'cloud')])
+        return cluster.mustKubectl(...known)
+      }, patient)
+      .toContain(ip)
+    await ready('--for=condition=Ready', `pod/${pod}`)
+    const tunnelled = async () => {
+      const before = (await accessLines(cluster, pod)).length
+      expect(await say(cluster, pod, 'shy', 'hello')).toBe('hello')
+      await delay(500) // the line is written when the connection has ended
+      return (await accessLines(cluster, pod)).slice(before).map((l) => l.route)
+    }
+    expect(await tunnelled()).toEqual([])
+    await cluster.mustKubectl('label', 'service', 'shy', 'noproxy-')
+    await expect.poll(tunnelled, patient).toEqual(['direct'])
+    await cluster.mustKubectl('label', 'service', 'shy', 'noproxy=edgemesh')
+    await expect.poll(tunnelled, patient).toEqual([])
+  })
+})
+
 describe('edgemesh check', () => {
   it('finds nothing wrong', async () => {
     expect(await check()).toEqual({ code: 0, bad: [] })
@@ -572,6 +602,34 @@ describe('when something fails', () => {
     await expect.poll(() => answers('again'), patient).toBe('again')
     const path = 'jsonpath={.status.initContainerStatuses[?(@.name=="edgemesh-sidecar")].restartCount}'
     expect(await cluster.mustKubectl('get', 'pod', client, '-o', path)).toBe('1')
+  })
+
+  it('goes on after the kernel killed the sidecar for its memory', async () => {
+    const client = await podOf(cluster, 'client')
+    const ofSidecar = (field: string) =>
+      `jsonpath={.status.initContainerStatuses[?(@.name=="edgemesh-sidecar")].${field}}`
+    const id = await cluster.mustKubectl('get', 'pod', client, '-o', ofSidecar('containerID'))
+    const folder = `find /sys/fs/cgroup/memory -type d -name ${id.replace('containerd://', '')}`
+    // Beside the sidecar in its cgroup; of the two the kernel chooses the pod's process, by oom_score_adj.
+    const eat = `echo $$ > $(${folder})/cgroup.procs && head -c 245M /dev/zero | tail -c 245M > /dev/null`
+    await cluster.onNode('edge', ['sh', '-c', eat])
+    const reason = ofSidecar('lastState.terminated.reason')
+    await expect
+      .poll(() => cluster.mustKubectl('get', 'pod', client, '-o', reason), patient)
+      .toBe('OOMKilled')
+    await expect.poll(() => answers('memory'), patient).toBe('memory')
+  })
+
+  it('goes on after the container of the app restarts', async () => {
+    const server = await podOf(cluster, 'tcp-echo-cloud')
+    const ofApp = (field: string) => `jsonpath={.status.containerStatuses[0].${field}}`
+    const id = await cluster.mustKubectl('get', 'pod', server, '-o', ofApp('containerID'))
+    const kill = ['ctr', '-n', 'k8s.io', 'tasks', 'kill', '-s', 'SIGKILL', id.replace('containerd://', '')]
+    expect((await cluster.onNode('cloud', kill)).code).toBe(0)
+    await expect
+      .poll(() => cluster.mustKubectl('get', 'pod', server, '-o', ofApp('restartCount')), patient)
+      .toBe('1')
+    await expect.poll(() => answers('restarted'), patient).toBe('restarted')
   })
 
   it('goes on after the pod lost its sandbox, and init ran again', async () => {

@@ -71,6 +71,28 @@ describe.each(['nft', 'legacy'])('init on the real kernel with iptables-%s', (ba
     expect(asSidecar.stdout).not.toContain(' connected')
   })
 
+  it('captures an ignored service from when the sidecar says that its label is gone, until it is back', async () => {
+    const places = ['10.96.3.4', '80', 'fd00:10:96::34', '80']
+    const captured = async (label: 'gone' | 'back', uid: number) => {
+      const said = await pod.run(
+        [process.execPath, script('relabel.ts'), label, '10.96.3.4', 'fd00:10:96::34'],
+        { uid },
+      )
+      expect(said.stderr).toBe('')
+      const interceptor = await pod.start('intercept.ts', [])
+      await pod.run([process.execPath, script('connect.ts'), ...places])
+      return interceptor.stop()
+    }
+    const both = ['10.96.3.4 80', 'fd00:10:96::34 80']
+    expect(await captured('gone', 1000)).toEqual([]) // only the sidecar can
+    expect(await captured('gone', 1337)).toEqual(both)
+    await init() // init runs again
+    expect(await captured('gone', 1337)).toEqual(both)
+    expect(await captured('back', 1000)).toEqual(both)
+    expect(await captured('back', 1337)).toEqual([])
+    expect(await captured('back', 1337)).toEqual([])
+  })
+
   it.each(['10.9.0.53', 'fd00:9::53'])(
     'tells the app’s queries to %s from the sidecar’s, thousands of times from the same source ports',
     async (server) => {

@@ -28,6 +28,7 @@ describe('the rules', () => {
   it.each([
     ['ipv4', v4],
     ['ipv6', v6],
+    ['ipv4-reclaimable', { ...v4, reclaimable: true }],
   ])('of %s are the golden ones', async (name, capture) => {
     await expect(renderInstall(tablesFor(capture), '')).toMatchFileSnapshot(`golden/${name}.rules`)
   })
