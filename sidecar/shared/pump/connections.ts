@@ -1,0 +1,242 @@
+import { DecryptLane, EncryptLane, type PipePool, Port, SpliceLane, type Turn } from './lanes.ts'
+import { nameBytes, type Report } from './messages.ts'
+import { BROKEN, ENDED, type TlsConnection, WANTS_READ, WANTS_WRITE } from './openssl.ts'
+
+type Finished = Extract<Report, { type: 'finished' }>
+
+/** What the loop needs of a connection that it carries. */
+export interface Connection {
+  readonly id: number
+  readonly ports: readonly Port[]
+  /** `more` when there is something to do without waiting; `finished` when it is over. */
+  turn(): 'waiting' | 'more' | 'finished'
+  outcome(): Finished
+  /** Frees what is not a descriptor. */
+  close(): void
+}
+
+/** Two sockets that are joined. */
+export class JoinedSockets implements Connection {
+  readonly id: number
+  readonly ports: readonly Port[]
+  readonly #lanes: { lane: SpliceLane; from: 'a' | 'b'; turn: Turn }[]
+  #broke: 'a' | 'b' | undefined
+
+  constructor(
+    order: { id: number; a: number; b: number; aEnded: boolean; bEnded: boolean },
+    pipes: PipePool,
+  ) {
+    const [a, b] = [new Port(order.a), new Port(order.b)]
+    this.id = order.id
+    this.ports = [a, b]
+    this.#lanes = [
+      { lane: new SpliceLane(a, b, pipes, order.aEnded), from: 'a', turn: 'more' },
+      { lane: new SpliceLane(b, a, pipes, order.bEnded), from: 'b', turn: 'more' },
+    ]
+  }
+
+  turn(): 'waiting' | 'more' | 'finished' {
+    for (const each of this.#lanes) {
+      if (each.turn === 'done') continue
+      each.turn = each.lane.turn()
+      if (each.turn === 'source-broke') this.#broke = each.from
+      if (each.turn === 'target-broke') this.#broke = each.from === 'a' ? 'b' : 'a'
+    }
+    // With its reading direction over, only epoll tells that a side broke.
+    for (const [i, side] of (['a', 'b'] as const).entries())
+      if (this.ports[i]?.failed && this.#lanes[i]?.turn === 'done') this.#broke ??= side
+    if (this.#broke !== undefined || this.#lanes.every((l) => l.turn === 'done')) return 'finished'
+    return this.#lanes.some((l) => l.turn === 'more') ? 'more' : 'waiting'
+  }
+
+  outcome(): Finished {
+    const [aToB = 0, bToA = 0] = this.#lanes.map((l) => l.lane.bytes)
+    const broke = this.#broke === undefined ? {} : { broke: this.#broke }
+    return { type: 'finished', id: this.id, aToB, bToA, ...broke }
+  }
+
+  close(): void {
+    for (const { lane } of this.#lanes) lane.close()
+  }
+}
+
+const consent = 0x41
+const agreement = 0x47
+
+type Stage = 'handshake' | 'introducing' | 'awaiting-consent' | 'undecided' | 'awaiting-agreement' | 'open'
+
+/**
+ * A TLS connection that carries on what began elsewhere. The client names what, the server consents after it has
+ * checked, and the client agrees in turn: from then on both know that each direction will end here.
+ *
+ *     client: handshake -> introducing -> awaiting-consent -> undecided -> open
+ *     server: handshake -> introducing -> undecided -> awaiting-agreement -> open
+ */
+export class SideConnection implements Connection {
+  readonly id: number
+  readonly ports: Port[]
+  readonly #tls: TlsConnection
+  readonly #tlsPort: Port
+  readonly #name: Uint8Array | undefined
+  readonly #report: (report: Report) => void
+  #stage: Stage = 'handshake'
+  #toSay = Buffer.alloc(0)
+  readonly #heard = Buffer.alloc(nameBytes)
+  #heardBytes = 0
+  #feed: { lane: EncryptLane; port: Port | undefined; turn: Turn } | undefined
+  #drain: { lane: DecryptLane; port: Port | undefined; turn: Turn } | undefined
+  #broke: 'a' | 'b' | undefined
+  #error: string | undefined
+
+  /** `name` as client; a server is told one. */
+  constructor(
+    id: number,
+    fd: number,
+    tls: TlsConnection,
+    name: Uint8Array | undefined,
+    report: (report: Report) => void,
+  ) {
+    this.id = id
+    this.#tls = tls
+    this.#tlsPort = new Port(fd)
+    this.ports = [this.#tlsPort]
+    this.#name = name
+    this.#report = report
+  }
+
+  get isOpen(): boolean {
+    return this.#stage === 'open'
+  }
+
+  accept(): void {
+    if (this.#stage !== 'undecided') return
+    this.#say([this.#name === undefined ? consent : agreement])
+    this.#stage = this.#name === undefined ? 'awaiting-agreement' : 'open'
+  }
+
+  /** The port to be watched, if any. */
+  feed(fd: number | undefined): Port | undefined {
+    const port = fd === undefined ? undefined : new Port(fd)
+    this.#feed = { lane: new EncryptLane(port, this.#tls, this.#tlsPort), port, turn: 'more' }
+    return this.#watch(port)
+  }
+
+  drain(fd: number | undefined): Port | undefined {
+    const port = fd === undefined ? undefined : new Port(fd)
+    this.#drain = { lane: new DecryptLane(this.#tls, this.#tlsPort, port), port, turn: 'more' }
+    return this.#watch(port)
+  }
+
+  fail(error: string): void {
+    this.#broke ??= 'b'
+    this.#error ??= error
+  }
+
+  turn(): 'waiting' | 'more' | 'finished' {
+    if (this.#broke === undefined && this.#stage !== 'open') this.#establish()
+    if (this.#broke === undefined && this.#toSay.length > 0) this.#speak()
+    // Nothing may overtake what we have to say.
+    if (this.#broke === undefined && this.#stage === 'open' && this.#toSay.length === 0) this.#move()
+    if (this.#broke !== undefined) return 'finished'
+    if (this.#feed?.turn === 'done' && this.#drain?.turn === 'done') return 'finished'
+    return this.#feed?.turn === 'more' || this.#drain?.turn === 'more' ? 'more' : 'waiting'
+  }
+
+  outcome(): Finished {
+    const [aToB, bToA] = [this.#feed?.lane.bytes ?? 0, this.#drain?.lane.bytes ?? 0]
+    const broke = this.#broke === undefined ? {} : { broke: this.#broke }
+    const error = this.#error === undefined ? {} : { error: this.#error }
+    return { type: 'finished', id: this.id, aToB, bToA, ...broke, ...error }
+  }
+
+  close(): void {
+    this.#tls.free()
+  }
+
+  #watch(port: Port | undefined): Port | undefined {
+    if (port !== undefined) this.ports.push(port)
+    return port
+  }
+
+  #establish(): void {
+    if (this.#stage === 'handshake') {
+      const result = this.#tls.handshake()
+      if (result === 0) {
+        if (this.#name !== undefined) this.#say(this.#name)
+        this.#stage = this.#name === undefined ? 'introducing' : 'awaiting-consent'
+      } else if (result === WANTS_READ) this.#tlsPort.readable = false
+      else if (result === WANTS_WRITE) this.#tlsPort.writable = false
+      else this.fail(this.#tls.failure())
+    }
+    if (this.#stage === 'introducing' && this.#hear(nameBytes)) {
+      this.#stage = 'undecided'
+      this.#reportNamed(this.#heard)
+    }
+    if (this.#stage === 'awaiting-consent' && this.#hear(1)) {
+      if (this.#isHeard(consent)) {
+        this.#stage = 'undecided'
+        this.#reportNamed(this.#name ?? this.#heard)
+      }
+    }
+    if (this.#stage === 'awaiting-agreement' && this.#hear(1)) {
+      if (this.#isHeard(agreement)) {
+        this.#stage = 'open'
+        this.#report({ type: 'agreed', id: this.id })
+      }
+    }
+  }
+
+  #reportNamed(name: Uint8Array): void {
+    const certificate = Uint8Array.from(this.#tls.peerCertificate())
+    this.#report({ type: 'named', id: this.id, certificate, name: Uint8Array.from(name) })
+  }
+
+  #isHeard(expected: number): boolean {
+    if (this.#heard[0] === expected) return true
+    this.fail('the peer does not speak this protocol')
+    return false
+  }
+
+  /** Whether so many bytes have come; they are then in `#heard`. */
+  #hear(bytes: number): boolean {
+    while (this.#heardBytes < bytes) {
+      const count = this.#tls.read(this.#heard.subarray(this.#heardBytes, bytes))
+      if (count === WANTS_READ) this.#tlsPort.readable = false
+      if (count === BROKEN || count === ENDED)
+        this.fail(count === ENDED ? 'the peer refuses' : this.#tls.failure())
+      if (count <= 0) return false
+      this.#heardBytes += count
+    }
+    this.#heardBytes = 0
+    return true
+  }
+
+  #say(bytes: ArrayLike<number>): void {
+    this.#toSay = Buffer.concat([this.#toSay, Uint8Array.from(bytes)])
+  }
+
+  #speak(): void {
+    const count = this.#tls.write(this.#toSay, this.#toSay.length)
+    if (count > 0) this.#toSay = this.#toSay.subarray(count)
+    else if (count === WANTS_WRITE) this.#tlsPort.writable = false
+    else if (count !== WANTS_READ) this.fail(this.#tls.failure())
+  }
+
+  #move(): void {
+    const [feed, drain] = [this.#feed, this.#drain]
+    if (feed !== undefined && feed.turn !== 'done') {
+      feed.turn = feed.lane.turn()
+      if (feed.turn === 'source-broke') this.#broke = 'a'
+      if (feed.turn === 'target-broke') this.#broke = 'b'
+    }
+    if (drain !== undefined && drain.turn !== 'done') {
+      drain.turn = drain.lane.turn()
+      if (drain.turn === 'source-broke') this.#broke = 'b'
+      if (drain.turn === 'target-broke') this.#broke = 'a'
+    }
+    if (feed?.turn === 'done' && drain?.turn === 'done') return
+    // Where no lane reads a side, only epoll tells that it broke.
+    if (this.#tlsPort.failed && (drain === undefined || drain.turn === 'done')) this.#broke ??= 'b'
+    if ((feed?.port?.failed || drain?.port?.failed) && feed?.turn === 'done') this.#broke ??= 'a'
+  }
+}

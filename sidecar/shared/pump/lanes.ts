@@ -1,0 +1,359 @@
+import {
+  EAGAIN,
+  EINTR,
+  EPOLLERR,
+  EPOLLHUP,
+  EPOLLIN,
+  EPOLLOUT,
+  EPOLLRDHUP,
+  errno,
+  makePipe,
+  type Pipe,
+  read,
+  recv,
+  recvFlags,
+  SHUT_WR,
+  send,
+  sendFlags,
+  shutdown,
+  splice,
+} from './libc.ts'
+import { BROKEN, ENDED, type TlsConnection, WANTS_READ, WANTS_WRITE } from './openssl.ts'
+
+/** What a descriptor is ready for, as edge-triggered epoll has told; a call that would block takes it back. */
+export class Port {
+  readonly fd: number
+  readable = true
+  writable = true
+  /** The peer has ended, or the connection broke: a short read no longer means that nothing is left. */
+  hungUp = false
+  failed = false
+
+  constructor(fd: number) {
+    this.fd = fd
+  }
+
+  on(events: number): void {
+    if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) this.hungUp = true
+    if (events & EPOLLERR) this.failed = true
+    if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) this.readable = true
+    if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) this.writable = true
+  }
+}
+
+/**
+ * What became of a lane's turn: it waits for the kernel, has more to do at once, has passed its end on, or one of its
+ * two sides broke.
+ */
+export type Turn = 'waiting' | 'more' | 'done' | 'source-broke' | 'target-broke'
+
+/** One direction of a connection. */
+export interface Lane {
+  /** Passed on so far. */
+  readonly bytes: number
+  /** Moves what can be moved without waiting, up to a bound so that all lanes get their turns. */
+  turn(): Turn
+}
+
+/** Of one lane in one turn. */
+const turnBytes = 1024 * 1024
+const pipeBytes = 512 * 1024
+/** What is taken at once from a fast sender for a reader that has just been too slow: it may wait long. */
+const slowBytes = 64 * 1024
+const scratchBytes = 128 * 1024
+/** Where bytes are between two calls; what cannot be passed on at once is copied out of it. */
+const scratch = Buffer.allocUnsafeSlow(scratchBytes)
+
+/** Empty pipes, kept: the kernel bounds how many bytes of pipes a user may have. They live as long as the process. */
+export class PipePool {
+  readonly #idle: Pipe[] = []
+  readonly #max: number
+  readonly #onMade: (pipe: Pipe) => void
+  #made = 0
+
+  constructor(max: number, onMade: (pipe: Pipe) => void) {
+    this.#max = max
+    this.#onMade = onMade
+  }
+
+  take(): Pipe | undefined {
+    const idle = this.#idle.pop()
+    if (idle !== undefined || this.#made >= this.#max) return idle
+    const pipe = makePipe(pipeBytes)
+    if (pipe === undefined) return undefined
+    this.#made++
+    this.#onMade(pipe)
+    return pipe
+  }
+
+  give(pipe: Pipe): void {
+    this.#idle.push(pipe)
+  }
+}
+
+/** Bytes that were taken from the source and could not be passed on yet. */
+class Held {
+  #bytes: Buffer | undefined
+
+  get any(): boolean {
+    return this.#bytes !== undefined
+  }
+
+  /** Copies, as the scratch serves the next lane. */
+  keep(bytes: Buffer): void {
+    this.#bytes = Buffer.from(bytes)
+  }
+
+  /** Offers them; `write` says how many it took, or a negative number when none. */
+  pass(write: (bytes: Buffer) => number): number {
+    const bytes = this.#bytes
+    if (bytes === undefined) return 0
+    const count = write(bytes)
+    if (count >= bytes.length) this.#bytes = undefined
+    else if (count > 0) this.#bytes = bytes.subarray(count)
+    return count
+  }
+}
+
+/** A socket to a socket: inside the kernel while there is a pipe to be had, else by copying. */
+export class SpliceLane implements Lane {
+  bytes = 0
+  readonly #from: Port
+  readonly #to: Port
+  readonly #pipes: PipePool
+  readonly #held = new Held()
+  #pipe: Pipe | undefined
+  #inPipe = 0
+  #ended: boolean
+  #ask = pipeBytes
+
+  /** `ended`: the source is at its end, and nothing but that is left to be passed on. */
+  constructor(from: Port, to: Port, pipes: PipePool, ended: boolean) {
+    this.#from = from
+    this.#to = to
+    this.#pipes = pipes
+    this.#ended = ended
+  }
+
+  turn(): Turn {
+    for (const until = this.bytes + turnBytes; this.bytes < until; ) {
+      const empty = this.#pass()
+      if (empty !== undefined) return empty
+      if (this.#ended) {
+        shutdown(this.#to.fd, SHUT_WR)
+        return 'done'
+      }
+      const taken = this.#take()
+      if (taken !== undefined) return taken
+    }
+    return 'more'
+  }
+
+  /** Gives back what it borrowed. */
+  close(): void {
+    const pipe = this.#pipe
+    this.#pipe = undefined
+    if (pipe === undefined) return
+    while (this.#inPipe > 0) {
+      const count = read(pipe.read, scratch, scratchBytes)
+      if (count <= 0) break
+      this.#inPipe -= count
+    }
+    this.#pipes.give(pipe)
+  }
+
+  /** Passes on what was taken; undefined when none is left. */
+  #pass(): Turn | undefined {
+    const pipe = this.#pipe
+    while (this.#held.any || this.#inPipe > 0) {
+      const count =
+        pipe === undefined
+          ? this.#held.pass((bytes) => send(this.#to.fd, bytes, bytes.length, sendFlags))
+          : splice(pipe.read, this.#to.fd, this.#inPipe)
+      if (count > 0) {
+        this.bytes += count
+        if (pipe !== undefined) this.#inPipe -= count
+        continue
+      }
+      const failed = errno()
+      if (failed === EINTR) continue
+      if (failed !== EAGAIN) return 'target-broke'
+      this.#to.writable = false
+      this.#ask = slowBytes
+      return 'waiting'
+    }
+    if (pipe !== undefined) this.#pipes.give(pipe)
+    this.#pipe = undefined
+    return undefined
+  }
+
+  /** Takes from the source; undefined when something was taken, or its end was seen. */
+  #take(): Turn | undefined {
+    const { fd } = this.#from
+    if (!this.#from.readable || !this.#to.writable) return 'waiting'
+    const pipe = this.#pipes.take()
+    const count =
+      pipe === undefined ? recv(fd, scratch, slowBytes, recvFlags) : splice(fd, pipe.write, this.#ask)
+    if (count > 0 && pipe !== undefined) {
+      this.#pipe = pipe
+      this.#inPipe = count
+      return undefined
+    }
+    if (pipe !== undefined) this.#pipes.give(pipe)
+    if (count > 0) {
+      this.#held.keep(scratch.subarray(0, count))
+      return undefined
+    }
+    if (count === 0) this.#ended = true
+    else if (errno() === EAGAIN) this.#from.readable = false
+    else if (errno() !== EINTR) return 'source-broke'
+    return undefined
+  }
+}
+
+/** A socket into a TLS connection. */
+export class EncryptLane implements Lane {
+  bytes = 0
+  readonly #from: Port | undefined
+  readonly #tls: TlsConnection
+  readonly #to: Port
+  readonly #held = new Held()
+  #ended: boolean
+
+  /** Without a source there is nothing but the end to be passed on. */
+  constructor(from: Port | undefined, tls: TlsConnection, to: Port) {
+    this.#from = from
+    this.#tls = tls
+    this.#to = to
+    this.#ended = from === undefined
+  }
+
+  turn(): Turn {
+    for (const until = this.bytes + turnBytes; this.bytes < until; ) {
+      if (!this.#to.writable) return 'waiting'
+      if (this.#held.any) {
+        const count = this.#held.pass((bytes) => this.#tls.write(bytes, bytes.length))
+        if (count < 0) return this.#outcome(count)
+        this.bytes += count
+        continue
+      }
+      if (this.#ended) {
+        const outcome = this.#tls.end()
+        return outcome === 0 ? 'done' : this.#outcome(outcome)
+      }
+      const turn = this.#take()
+      if (turn !== undefined) return turn
+    }
+    return 'more'
+  }
+
+  #take(): Turn | undefined {
+    const from = this.#from
+    if (from === undefined || !from.readable) return 'waiting'
+    const count = recv(from.fd, scratch, slowBytes, recvFlags)
+    if (count > 0) {
+      if (count < slowBytes && !from.hungUp) from.readable = false
+      return this.#encrypt(count)
+    }
+    if (count === 0) this.#ended = true
+    else if (errno() === EAGAIN) from.readable = false
+    else if (errno() !== EINTR) return 'source-broke'
+    return undefined
+  }
+
+  #encrypt(length: number): Turn | undefined {
+    for (let at = 0; at < length; ) {
+      const count = this.#tls.write(scratch.subarray(at, length), length - at)
+      if (count < 0) {
+        this.#held.keep(scratch.subarray(at, length))
+        return this.#outcome(count)
+      }
+      this.bytes += count
+      at += count
+    }
+    return undefined
+  }
+
+  #outcome(outcome: number): Turn {
+    if (outcome === WANTS_WRITE) this.#to.writable = false
+    return outcome === WANTS_WRITE || outcome === WANTS_READ ? 'waiting' : 'target-broke'
+  }
+}
+
+/** A TLS connection into a socket. */
+export class DecryptLane implements Lane {
+  bytes = 0
+  readonly #tls: TlsConnection
+  readonly #from: Port
+  readonly #to: Port | undefined
+  readonly #held = new Held()
+  #ended = false
+
+  /** Without a target only the end is waited for: that direction was over before. */
+  constructor(tls: TlsConnection, from: Port, to: Port | undefined) {
+    this.#tls = tls
+    this.#from = from
+    this.#to = to
+  }
+
+  turn(): Turn {
+    for (const until = this.bytes + turnBytes; this.bytes < until; ) {
+      const to = this.#to
+      if (to?.writable === false) return 'waiting'
+      if (this.#held.any && to !== undefined) {
+        const count = this.#held.pass((bytes) => send(to.fd, bytes, bytes.length, sendFlags))
+        if (count < 0) {
+          const turn = this.#failed(to)
+          if (turn !== undefined) return turn
+        } else this.bytes += count
+        continue
+      }
+      if (this.#ended) {
+        if (to !== undefined) shutdown(to.fd, SHUT_WR)
+        return 'done'
+      }
+      if (!this.#from.readable) return 'waiting'
+      const turn = this.#take(to)
+      if (turn !== undefined) return turn
+    }
+    return 'more'
+  }
+
+  /** Decrypts as many records as fit, then passes them on together. */
+  #take(to: Port | undefined): Turn | undefined {
+    let length = 0
+    while (length <= scratchBytes - 16_384) {
+      const count = this.#tls.read(length === 0 ? scratch : scratch.subarray(length))
+      if (count > 0) {
+        length += count
+        continue
+      }
+      if (count === BROKEN) return 'source-broke'
+      if (count === WANTS_READ) this.#from.readable = false
+      if (count === ENDED) this.#ended = true
+      if (length === 0 && !this.#ended) return 'waiting'
+      break
+    }
+    if (length === 0) return undefined
+    if (to === undefined) return 'source-broke' // bytes of a direction that is over
+    return this.#send(to, length)
+  }
+
+  #send(to: Port, length: number): Turn | undefined {
+    const count = send(to.fd, scratch, length, sendFlags)
+    if (count === length) {
+      this.bytes += count
+      return undefined
+    }
+    this.bytes += Math.max(0, count)
+    this.#held.keep(scratch.subarray(Math.max(0, count), length))
+    return count < 0 ? this.#failed(to) : undefined
+  }
+
+  #failed(to: Port): Turn | undefined {
+    if (errno() === EINTR) return undefined
+    if (errno() !== EAGAIN) return 'target-broke'
+    to.writable = false
+    return 'waiting'
+  }
+}

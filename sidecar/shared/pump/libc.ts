@@ -1,0 +1,193 @@
+import { arch } from 'node:os'
+import koffi from 'koffi'
+
+const libc = koffi.load(null) // the C library that this process runs on, glibc or musl
+
+/** Each returns -1 on failure, with the reason in `errno()`. Descriptors are plain numbers. */
+export const dup = libc.func('int dup(int fd)') as (fd: number) => number
+export const close = libc.func('int close(int fd)') as (fd: number) => number
+export const shutdown = libc.func('int shutdown(int fd, int how)') as (fd: number, how: number) => number
+export const recv = libc.func('int64_t recv(int fd, _Out_ uint8_t *buffer, size_t length, int flags)') as (
+  fd: number,
+  buffer: Buffer,
+  length: number,
+  flags: number,
+) => number
+export const send = libc.func('int64_t send(int fd, const uint8_t *buffer, size_t length, int flags)') as (
+  fd: number,
+  buffer: Buffer,
+  length: number,
+  flags: number,
+) => number
+const spliceRaw = libc.func(
+  'int64_t splice(int from, int64_t *fromOffset, int to, int64_t *toOffset, size_t length, unsigned int flags)',
+) as (from: number, fromOffset: null, to: number, toOffset: null, length: number, flags: number) => number
+const pipe2 = libc.func('int pipe2(_Out_ int *fds, int flags)') as (fds: number[], flags: number) => number
+const fcntl = libc.func('int fcntl(int fd, int command, int value)') as (
+  fd: number,
+  command: number,
+  value: number,
+) => number
+const setsockopt = libc.func(
+  'int setsockopt(int fd, int level, int name, const uint8_t *value, uint32_t length)',
+) as (fd: number, level: number, name: number, value: Buffer, length: number) => number
+const eventfdRaw = libc.func('int eventfd(unsigned int value, int flags)') as (
+  value: number,
+  flags: number,
+) => number
+/** For pipes; for sockets there is recv. */
+export const read = libc.func('int64_t read(int fd, _Out_ uint8_t *buffer, size_t length)') as (
+  fd: number,
+  buffer: Buffer,
+  length: number,
+) => number
+const writeRaw = libc.func('int64_t write(int fd, const uint8_t *buffer, size_t length)') as (
+  fd: number,
+  buffer: Buffer,
+  length: number,
+) => number
+const epollCreate = libc.func('int epoll_create1(int flags)') as (flags: number) => number
+const epollCtl = libc.func('int epoll_ctl(int epoll, int operation, int fd, const uint8_t *event)') as (
+  epoll: number,
+  operation: number,
+  fd: number,
+  event: Buffer,
+) => number
+const epollWait = libc.func('int epoll_wait(int epoll, _Out_ uint8_t *events, int count, int timeoutMs)') as (
+  epoll: number,
+  events: Buffer,
+  count: number,
+  timeoutMs: number,
+) => number
+
+export const errno: () => number = koffi.errno
+export const { EAGAIN, EINTR } = koffi.os.errno as { EAGAIN: number; EINTR: number }
+export const SHUT_WR = 1
+
+const O_NONBLOCK = 0o4000
+const O_CLOEXEC = 0o2000000
+const MSG_NOSIGNAL = 0x4000
+const MSG_DONTWAIT = 0x40
+const SPLICE_F_MOVE = 1
+const SPLICE_F_NONBLOCK = 2
+const F_SETPIPE_SZ = 1031
+const SOL_SOCKET = 1
+const SO_LINGER = 13
+const EPOLL_CTL_ADD = 1
+const EPOLL_CTL_DEL = 2
+const SO_KEEPALIVE = 9
+const IPPROTO_TCP = 6
+const TCP_NODELAY = 1
+const TCP_KEEPIDLE = 4
+const TCP_KEEPINTVL = 5
+const TCP_KEEPCNT = 6
+const TCP_USER_TIMEOUT = 18
+
+export const sendFlags = MSG_NOSIGNAL | MSG_DONTWAIT
+export const recvFlags = MSG_DONTWAIT
+
+/** Moves bytes between a socket and a pipe inside the kernel. Returns their number, 0 at the end, -1 on failure. */
+export function splice(from: number, to: number, length: number): number {
+  return spliceRaw(from, null, to, null, length, SPLICE_F_MOVE | SPLICE_F_NONBLOCK)
+}
+
+export interface Pipe {
+  read: number
+  write: number
+}
+
+/** A pipe that holds up to `size` bytes, or what the kernel grants this user; undefined when there is none left. */
+export function makePipe(size: number): Pipe | undefined {
+  const fds = [-1, -1]
+  if (pipe2(fds, O_NONBLOCK | O_CLOEXEC) !== 0) return undefined
+  const [read = -1, write = -1] = fds
+  fcntl(write, F_SETPIPE_SZ, size) // beyond the user's share of pipe pages it stays small, and works
+  return { read, write }
+}
+
+/** Closes a socket so that its peer sees a reset. */
+export function closeWithReset(fd: number): void {
+  const linger = Buffer.alloc(8)
+  linger.writeInt32LE(1, 0) // on, for 0 seconds
+  setsockopt(fd, SOL_SOCKET, SO_LINGER, linger, linger.length)
+  close(fd)
+}
+
+/** Makes the kernel give up a TCP connection whose peer has been silent for about `seconds`. */
+export function setDeadPeerTimeout(fd: number, seconds: number): void {
+  const set = (level: number, name: number, value: number) => {
+    const bytes = Buffer.alloc(4)
+    bytes.writeInt32LE(value)
+    setsockopt(fd, level, name, bytes, bytes.length)
+  }
+  set(SOL_SOCKET, SO_KEEPALIVE, 1)
+  set(IPPROTO_TCP, TCP_NODELAY, 1)
+  set(IPPROTO_TCP, TCP_KEEPIDLE, Math.ceil(seconds / 2))
+  set(IPPROTO_TCP, TCP_KEEPINTVL, Math.ceil(seconds / 4))
+  set(IPPROTO_TCP, TCP_KEEPCNT, 2)
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, seconds * 1_000)
+}
+
+/** A counter that one thread adds to and another waits for; -1 on failure. */
+export function eventfd(): number {
+  return eventfdRaw(0, O_NONBLOCK | O_CLOEXEC)
+}
+
+const counter = Buffer.alloc(8)
+
+export function wake(fd: number): void {
+  counter.writeBigUInt64LE(1n)
+  writeRaw(fd, counter, 8)
+}
+
+export function drainWakes(fd: number): void {
+  read(fd, counter, 8)
+}
+
+export const EPOLLIN = 0x1
+export const EPOLLOUT = 0x4
+export const EPOLLERR = 0x8
+export const EPOLLHUP = 0x10
+export const EPOLLRDHUP = 0x2000
+const EPOLLET = 0x8000_0000
+
+/** struct epoll_event is packed on x86-64 only. */
+const dataOffset = arch() === 'x64' ? 4 : 8
+const eventSize = dataOffset + 8
+const maxEvents = 256
+
+/** The descriptor of a new epoll set; -1 on failure. */
+export function epoll(): number {
+  return epollCreate(O_CLOEXEC)
+}
+
+/** An edge-triggered epoll set. */
+export class Epoll {
+  readonly #fd: number
+  readonly #events = Buffer.alloc(maxEvents * eventSize)
+  readonly #event = Buffer.alloc(eventSize)
+
+  constructor(fd: number) {
+    this.#fd = fd
+  }
+
+  /** False when the kernel refuses. */
+  add(fd: number): boolean {
+    this.#event.writeUInt32LE((EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET) >>> 0, 0)
+    this.#event.writeInt32LE(fd, dataOffset)
+    return epollCtl(this.#fd, EPOLL_CTL_ADD, fd, this.#event) === 0
+  }
+
+  /** To be called before the descriptor is closed: with a duplicate open elsewhere the kernel would keep it. */
+  remove(fd: number): void {
+    epollCtl(this.#fd, EPOLL_CTL_DEL, fd, this.#event)
+  }
+
+  wait(timeoutMs: number, onEvent: (fd: number, events: number) => void): void {
+    const count = epollWait(this.#fd, this.#events, maxEvents, timeoutMs)
+    for (let i = 0; i < count; i++) {
+      const at = i * eventSize
+      onEvent(this.#events.readInt32LE(at + dataOffset), this.#events.readUInt32LE(at))
+    }
+  }
+}
