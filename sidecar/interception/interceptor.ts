@@ -1,9 +1,10 @@
 import { createServer, type Server, type Socket } from 'node:net'
+import { descriptorOf } from '#shared/descriptor.ts'
 import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import type { Logger } from '#shared/log.ts'
-import { resetStream } from '#shared/splice.ts'
+import { resetStream } from '#shared/reset.ts'
 import type { Destination } from '../services/destination.ts'
-import { fdOf, originalDestination } from './original-destination.ts'
+import { originalDestination } from './original-destination.ts'
 
 /** Captured connections open at once; the kernel refuses more. Each costs two file descriptors at most. */
 const maxConnections = 8_000
@@ -52,7 +53,7 @@ async function listenOn(address: string, options: InterceptorOptions): Promise<S
 function accept(socket: Socket, { onConnection, log }: InterceptorOptions): void {
   socket.on('error', () => undefined) // seen by whoever splices it; before that, its close is enough
   try {
-    onConnection(socket, originalDestination(fdOf(socket), socket.remoteFamily === 'IPv6' ? 6 : 4))
+    onConnection(socket, originalDestination(descriptorOf(socket), socket.remoteFamily === 'IPv6' ? 6 : 4))
   } catch (error) {
     log.warn({ error: sentenceOf(error) }, 'refused a connection whose destination is not known')
     resetStream(socket)

@@ -1,4 +1,3 @@
-import type { Socket } from 'node:net'
 import koffi from 'koffi'
 import { EdgeMeshError } from '#shared/errors.ts'
 import type { Destination } from '../services/destination.ts'
@@ -21,7 +20,10 @@ const length = [0]
  * Where an accepted connection was meant to go before the kernel redirected it, from conntrack by way of
  * getsockopt(SO_ORIGINAL_DST). `no-original-destination` when the kernel does not know.
  */
-export function originalDestination(fd: number, family: 4 | 6): Destination {
+export function originalDestination(fd: number | undefined, family: 4 | 6): Destination {
+  if (fd === undefined) {
+    throw new EdgeMeshError('no-original-destination', 'Cannot look at the connection: it is already closed.')
+  }
   const { level, name, size } = options[family]
   length[0] = size
   if (getsockopt(fd, level, name, value, length) !== 0) {
@@ -41,13 +43,4 @@ export function parseSocketAddress(bytes: Buffer, family: 4 | 6): Destination {
   if (family === 4) return { address: bytes.subarray(4, 8).join('.'), port }
   const groups = Array.from({ length: 8 }, (_, i) => bytes.readUInt16BE(8 + 2 * i).toString(16))
   return { address: new URL(`http://[${groups.join(':')}]`).hostname.slice(1, -1), port }
-}
-
-/** The file descriptor of an open socket; Node has no public name for it. */
-export function fdOf(socket: Socket): number {
-  const { _handle: handle } = socket as Socket & { _handle?: { fd?: number } | null }
-  if (handle?.fd === undefined || handle.fd < 0) {
-    throw new EdgeMeshError('no-original-destination', 'Cannot look at the connection: it is already closed.')
-  }
-  return handle.fd
 }

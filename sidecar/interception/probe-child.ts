@@ -2,10 +2,11 @@
 // rules that init wrote, takes the place of the interceptor, and asks the kernel where the connection was meant to
 // go. Prints one line: works, already-running, or what is wrong.
 import { connect, createServer, type Server } from 'node:net'
+import { descriptorOf } from '#shared/descriptor.ts'
 import { codeOf, sentenceOf } from '#shared/errors.ts'
 import { ports } from '#shared/ports.ts'
 import type { Destination } from '../services/destination.ts'
-import { fdOf, originalDestination } from './original-destination.ts'
+import { originalDestination } from './original-destination.ts'
 
 async function listen(host: string): Promise<Server> {
   const server = createServer({ pauseOnConnect: true })
@@ -22,7 +23,7 @@ async function recover(target: Destination): Promise<string> {
   const { promise, resolve, reject } = Promise.withResolvers<string>()
   server.on('connection', (socket) => {
     try {
-      const found = originalDestination(fdOf(socket), six ? 6 : 4)
+      const found = originalDestination(descriptorOf(socket), six ? 6 : 4)
       const same = found.address === target.address && found.port === target.port
       resolve(same ? 'works' : `it answers ${found.address} port ${found.port} for ${target.address}`)
     } catch (error) {

@@ -1,6 +1,5 @@
 import { connect, type Socket } from 'node:net'
-import { codeOf, EdgeMeshError, sentenceOf } from './errors.ts'
-import { connectFailureOf } from './splice.ts'
+import { codeOf, EdgeMeshError, type ErrorCode, sentenceOf } from './errors.ts'
 
 export interface DialOptions {
   host: string
@@ -55,4 +54,11 @@ function failure(
   cause?: unknown,
 ): EdgeMeshError {
   return new EdgeMeshError(code, `Cannot connect to ${host} port ${port}: ${why}.`, cause)
+}
+
+/** The code of ours for a failed TCP connect; what the dialled side says over the wire and shows to the app. */
+export function connectFailureOf(code: string): Extract<ErrorCode, 'refused' | 'timeout' | 'unreachable'> {
+  if (code === 'ECONNREFUSED' || code === 'ECONNRESET') return 'refused'
+  if (code === 'ETIMEDOUT' || code === 'timeout') return 'timeout'
+  return 'unreachable'
 }

@@ -1,5 +1,9 @@
+import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import type { ErrorCode } from './errors.ts'
+import type { Moved } from './pump/pump.ts'
+import { isReset, isTcp, resetStream } from './reset.ts'
+
+export type Side = 'a' | 'b'
 
 export interface SpliceResult {
   /** Bytes read from `a` and handed to `b`. */
@@ -8,116 +12,254 @@ export interface SpliceResult {
   /** `closed`: both directions ended with a FIN. `reset`: one side broke and the other was told by a reset. */
   reason: 'closed' | 'reset' | 'aborted'
   /** Which side broke first, for a `reset`. */
-  by?: 'a' | 'b'
+  by?: Side
   error?: unknown
 }
 
-/** RST_STREAM code for a broken CONNECT (RFC 9113, 8.5: "treat as CONNECT_ERROR"). */
-const h2ConnectError = 0x0a
+export interface SpliceOptions {
+  signal?: AbortSignal
+  /** Told, perhaps again and again, that much flows in one direction: it may take the splice over. */
+  onBulk?: (splice: Splice) => void
+  /** How much is much; for tests. */
+  bulkBytes?: number
+}
+
+/** What a splice that is carried on elsewhere needs of it. */
+export interface Elsewhere {
+  moved: Promise<Moved>
+  /** Resets what it carries. */
+  abort(): void
+}
+
+/** Bulk: so many more bytes in one direction than (eight times) in the other, in one go. */
+const defaultBulkBytes = 1024 * 1024
+const opposedWeight = 8
+/** A run of bytes that takes longer, in ms, is no bulk. */
+const runMs = 2_000
 
 /**
  * Joins two byte streams (TCP sockets or HTTP/2 streams) until both are closed. A FIN is passed on as a FIN, so
  * each direction ends by itself; anything else is passed on as a reset. Memory is bounded by the two streams'
  * highWaterMarks: a reader pauses while the other side cannot take more. Never rejects.
  */
-export function spliceSockets(
-  a: Duplex,
-  b: Duplex,
-  options: { signal?: AbortSignal } = {},
-): Promise<SpliceResult> {
-  const { promise, resolve } = Promise.withResolvers<SpliceResult>()
-  const result: SpliceResult = { aToB: 0, bToA: 0, reason: 'closed' }
-  let open = 2
+export function spliceSockets(a: Duplex, b: Duplex, options: SpliceOptions = {}): Promise<SpliceResult> {
+  return new Splice(a, b, options).done
+}
 
-  const breakBoth = (reason: 'reset' | 'aborted', by?: 'a' | 'b', error?: unknown) => {
-    if (result.reason !== 'closed') return
+/** One direction. */
+class Way {
+  readonly from: Duplex
+  readonly to: Duplex
+  bytes = 0
+  /** The source has ended, and the target was told. */
+  ended = false
+  halted = false
+  /** What the source's end means, where it is not the end of the direction. */
+  onEnd: (() => void) | undefined
+  readonly #bulkBytes: number
+  #run = 0
+  #runStartedMs = 0
+
+  constructor(from: Duplex, to: Duplex, bulkBytes = defaultBulkBytes) {
+    this.from = from
+    this.to = to
+    this.#bulkBytes = bulkBytes
+  }
+
+  /** Passes bytes on; false when the target wants a pause. */
+  pass(chunk: Buffer): boolean {
+    this.bytes += chunk.length
+    return this.to.write(chunk)
+  }
+
+  /** Whether bulk flows, with this many bytes more. */
+  grow(bytes: number): boolean {
+    if (this.#run === 0) this.#runStartedMs = performance.now()
+    this.#run += bytes
+    if (this.#run < this.#bulkBytes) return false
+    this.#run = 0
+    return performance.now() - this.#runStartedMs < runMs
+  }
+
+  shrink(bytes: number): void {
+    if (this.#run > 0) this.#run = Math.max(0, this.#run - bytes * opposedWeight)
+  }
+}
+
+/** A splice under way. Each direction of it can be halted and carried on elsewhere, without losing a byte. */
+export class Splice {
+  readonly done: Promise<SpliceResult>
+  readonly #resolve: (result: SpliceResult) => void
+  readonly #options: SpliceOptions
+  readonly #ways: Record<Side, Way>
+  readonly #result: SpliceResult = { aToB: 0, bToA: 0, reason: 'closed' }
+  #elsewhere: Elsewhere | undefined
+  /** What is still to be waited for. */
+  #open = 2
+  /** Sockets that were given up here because they are carried elsewhere. */
+  readonly #handedOver = new Set<Duplex>()
+  readonly #onAbort = () => this.break('aborted')
+
+  constructor(a: Duplex, b: Duplex, options: SpliceOptions = {}) {
+    const { promise, resolve } = Promise.withResolvers<SpliceResult>()
+    this.done = promise
+    this.#resolve = resolve
+    this.#options = options
+    this.#ways = { a: new Way(a, b, options.bulkBytes), b: new Way(b, a, options.bulkBytes) }
+    this.#attach('a')
+    this.#attach('b')
+    if (options.signal?.aborted) this.#onAbort()
+    else options.signal?.addEventListener('abort', this.#onAbort)
+  }
+
+  /** Whether nothing has broken it. */
+  get intact(): boolean {
+    return this.#result.reason === 'closed' && this.#open > 0
+  }
+
+  get isElsewhere(): boolean {
+    return this.#elsewhere !== undefined
+  }
+
+  stream(side: Side): Duplex {
+    return this.#ways[side].from
+  }
+
+  /** Whether the bytes from this side have come to their end. */
+  hasEnded(side: Side): boolean {
+    return this.#ways[side].ended
+  }
+
+  /** Resets both sides, and what is carried elsewhere. Idempotent. */
+  break(reason: 'reset' | 'aborted', by?: Side, error?: unknown): void {
+    const result = this.#result
+    if (!this.intact) return
     result.reason = reason
     if (by !== undefined) result.by = by
     if (error !== undefined) result.error = error
-    resetStream(a)
-    resetStream(b)
+    this.#elsewhere?.abort()
+    resetStream(this.stream('a'))
+    resetStream(this.stream('b'))
   }
-  const onAbort = () => breakBoth('aborted')
-  const attach = (from: Duplex, to: Duplex, side: 'a' | 'b', count: (bytes: number) => void) => {
-    copy(from, to, count, () => breakBoth('reset', side))
-    from.on('error', (error) => breakBoth('reset', side, error))
-    from.on('aborted', () => breakBoth('reset', side))
+
+  /** Reads no more from the socket on this side; what was read already is passed on. */
+  halt(side: Side): void {
+    const way = this.#ways[side]
+    const socket = way.from as Socket
+    way.halted = true
+    socket.pause()
+    for (let chunk = socket.read(); chunk !== null; chunk = socket.read()) way.pass(chunk)
+    setReading(socket, false) // read() may just have asked for more
+  }
+
+  resume(side: Side): void {
+    const way = this.#ways[side]
+    if (!way.halted) return
+    way.halted = false
+    setReading(way.from as Socket, true)
+    way.from.resume()
+  }
+
+  /** Resolves once the socket on this side has been given all that was passed on to it. */
+  async flushed(side: Side): Promise<void> {
+    const stream = this.stream(side)
+    if (stream.writableLength === 0 || stream.writableEnded || stream.destroyed) return
+    const { promise, resolve } = Promise.withResolvers<void>()
+    stream.write(Buffer.alloc(0), () => resolve())
+    await promise
+  }
+
+  /** The end of what comes from this side is no longer the end of its direction: `then` is called instead. */
+  redirectEnd(side: Side, then: () => void): void {
+    const way = this.#ways[side]
+    if (way.ended) then()
+    else way.onEnd = then
+  }
+
+  /** From now on the splice is over only when this is, too; whatever breaks breaks both. */
+  carryOn(elsewhere: Elsewhere): void {
+    this.#elsewhere = elsewhere
+    this.#open++
+    void elsewhere.moved.then(({ aToB, bToA, broke, error }) => {
+      this.#result.aToB += aToB
+      this.#result.bToA += bToA
+      if (broke !== undefined) this.break('reset', broke, error)
+      this.#settle()
+    })
+  }
+
+  /** The socket on this side lives on elsewhere by a duplicate of its descriptor. */
+  handOver(side: Side): void {
+    const socket = this.stream(side)
+    this.#handedOver.add(socket)
+    socket.destroy()
+  }
+
+  #attach(side: Side): void {
+    const way = this.#ways[side]
+    const { from } = way
+    this.#copy(way, side)
+    from.on('error', (error) => this.#broke(side, error))
+    from.on('aborted', () => this.#broke(side))
     const closed = () => {
-      if (!isCleanlyClosed(from)) breakBoth('reset', side)
-      if (--open > 0) return
-      options.signal?.removeEventListener('abort', onAbort)
-      resolve(result)
+      if (!this.#handedOver.has(from) && !isCleanlyClosed(from)) this.#broke(side)
+      this.#settle()
     }
     if (from.closed) closed()
     else from.once('close', closed)
   }
-  attach(a, b, 'a', (bytes) => {
-    result.aToB += bytes
-  })
-  attach(b, a, 'b', (bytes) => {
-    result.bToA += bytes
-  })
-  if (options.signal?.aborted) onAbort()
-  else options.signal?.addEventListener('abort', onAbort)
-  return promise
-}
 
-function copy(from: Duplex, to: Duplex, count: (bytes: number) => void, broken: () => void): void {
-  from.on('data', (chunk: Buffer) => {
-    count(chunk.length)
-    if (!to.write(chunk)) from.pause()
-  })
-  to.on('drain', () => from.resume())
-  from.resume() // a socket that was paused on purpose does not start by a data listener alone
-  from.once('end', () => {
-    // Node pushes an end after an RST_STREAM too; only a real END_STREAM may become a FIN.
-    if (isReset(from)) broken()
-    else to.end()
-  })
-}
+  #copy(way: Way, side: Side): void {
+    const { from, to } = way
+    const { onBulk } = this.#options
+    const opposed = side === 'a' ? 'b' : 'a'
+    from.on('data', (chunk: Buffer) => {
+      if (!way.pass(chunk)) from.pause()
+      if (onBulk === undefined) return
+      this.#ways[opposed].shrink(chunk.length)
+      if (way.grow(chunk.length) && this.intact) onBulk(this)
+    })
+    to.on('drain', () => {
+      if (!way.halted) from.resume()
+    })
+    from.resume() // a socket that was paused on purpose does not start by a data listener alone
+    from.once('end', () => {
+      // Node pushes an end after an RST_STREAM too; only a real END_STREAM may become a FIN.
+      if (isReset(from)) this.#broke(side)
+      else if (way.onEnd !== undefined) way.onEnd()
+      else {
+        way.ended = true
+        to.end()
+      }
+    })
+  }
 
-function isReset(stream: Duplex): boolean {
-  return 'rstCode' in stream && typeof stream.rstCode === 'number' && stream.rstCode !== 0
+  #broke(side: Side, error?: unknown): void {
+    if (!this.#handedOver.has(this.stream(side))) this.break('reset', side, error)
+  }
+
+  #settle(): void {
+    if (--this.#open > 0) return
+    this.#options.signal?.removeEventListener('abort', this.#onAbort)
+    const result = this.#result
+    result.aToB += this.#ways.a.bytes
+    result.bToA += this.#ways.b.bytes
+    this.#resolve(result)
+  }
 }
 
 function isCleanlyClosed(stream: Duplex): boolean {
   return stream.readableEnded && stream.writableFinished && !isReset(stream)
 }
 
-/** Ends a stream so that its peer sees a reset: TCP RST, or RST_STREAM. Idempotent; never throws. */
-export function resetStream(stream: Duplex): void {
-  // A reset by us is expected to be followed by an error event on some streams; it carries nothing new.
-  stream.on('error', () => undefined)
-  if (stream.destroyed) return
-  if ('rstCode' in stream && 'close' in stream && typeof stream.close === 'function') {
-    // Node ends the writable side first, which would send END_STREAM: the far app would see a FIN before the reset.
-    stream._final = (done) => done()
-    stream.close(h2ConnectError)
-    // It closes only once it is read to its end, and nobody reads it any more.
-    stream.removeAllListeners('data').resume()
-  } else if (isTcp(stream)) resetTcp(stream)
-  else stream.destroy()
-}
-
-type Tcp = Duplex & { resetAndDestroy(): void }
-
-function isTcp(stream: Duplex): stream is Tcp {
-  return 'resetAndDestroy' in stream && typeof stream.resetAndDestroy === 'function'
-}
-
-/**
- * libuv refuses to reset a socket whose shutdown(2) is under way (EINVAL), and Node then leaves it open for ever: so
- * the FIN, which is all that is left to be sent, goes out first.
- */
-function resetTcp(socket: Tcp): void {
-  const isShuttingDown = socket.writableEnded && !socket.writableFinished && socket.writableLength === 0
-  if (isShuttingDown) socket.once('finish', () => socket.resetAndDestroy())
-  else socket.resetAndDestroy()
-}
-
-/** The code of ours for a failed TCP connect; what the dialled side says over the wire and shows to the app. */
-export function connectFailureOf(code: string): Extract<ErrorCode, 'refused' | 'timeout' | 'unreachable'> {
-  if (code === 'ECONNREFUSED' || code === 'ECONNRESET') return 'refused'
-  if (code === 'ETIMEDOUT' || code === 'timeout') return 'timeout'
-  return 'unreachable'
+/** Node may read on after pause(), until its buffer is full; the handle itself does what it is told. */
+function setReading(socket: Duplex, on: boolean): void {
+  if (!isTcp(socket)) return
+  const { _handle: handle } = socket as unknown as {
+    _handle?: { reading: boolean; readStart(): number; readStop(): number } | null
+  }
+  if (!handle) return
+  handle.reading = on
+  if (on) handle.readStart()
+  else handle.readStop()
 }

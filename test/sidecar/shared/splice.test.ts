@@ -1,7 +1,16 @@
 import { once } from 'node:events'
 import type { Socket } from 'node:net'
-import { afterEach, describe, expect, it, vi } from 'vitest'
-import { resetStream, type SpliceResult, spliceSockets } from '../../../sidecar/shared/splice.ts'
+import { pino } from 'pino'
+import { afterAll, afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { joinByPump } from '../../../sidecar/shared/pump/join.ts'
+import { Pump } from '../../../sidecar/shared/pump/pump.ts'
+import { resetStream } from '../../../sidecar/shared/reset.ts'
+import {
+  type Splice,
+  type SpliceOptions,
+  type SpliceResult,
+  spliceSockets,
+} from '../../../sidecar/shared/splice.ts'
 import { SeededBytes } from '../../conformance/traffic.ts'
 import { receive, tcpPair } from './tcp.ts'
 
@@ -17,11 +26,26 @@ interface Spliced {
 
 const opened: Socket[] = []
 
+const pump = new Pump(pino({ enabled: false }))
+afterAll(() => pump.close())
+const onBulk = (splice: Splice) => void joinByPump(splice, pump)
+const anywhere = new SeededBytes(7)
+/** What carries a splice; with the pump, from when on. */
+const carriers: [string, () => SpliceOptions][] = [
+  ['JavaScript', () => ({})],
+  ['the pump from the first byte', () => ({ onBulk, bulkBytes: 1 })],
+  [
+    'the pump from somewhere in the middle',
+    () => ({ onBulk, bulkBytes: 1 + (anywhere.block(4).readUInt32LE() % 200_000) }),
+  ],
+]
+let options: SpliceOptions
+
 async function spliced(): Promise<Spliced> {
   const [[left, a], [right, b]] = await Promise.all([tcpPair(), tcpPair()])
   opened.push(left, a, right, b)
   const aborter = new AbortController()
-  return { left, right, a, b, aborter, result: spliceSockets(a, b, { signal: aborter.signal }) }
+  return { left, right, a, b, aborter, result: spliceSockets(a, b, { ...options, signal: aborter.signal }) }
 }
 
 afterEach(() => {
@@ -33,7 +57,11 @@ const sides = [
   { from: 'right', to: 'left', side: 'b', way: 'bToA' },
 ] as const
 
-describe('a splice', () => {
+describe.each(carriers)('a splice by %s', (_carrier, optionsOf) => {
+  beforeEach(() => {
+    options = optionsOf()
+  })
+
   it('carries bytes both ways at once, exactly', async () => {
     const { left, right, result } = await spliced()
     const [up, down] = [new SeededBytes(1).block(3_000_001), new SeededBytes(2).block(2_000_003)]
@@ -51,7 +79,7 @@ describe('a splice', () => {
     opened.push(left, a, right, b)
     a.unshift(Buffer.from('early '))
     left.end('bird')
-    const result = spliceSockets(a, b)
+    const result = spliceSockets(a, b, options)
     expect(String((await receive(right)).bytes)).toBe('early bird')
     right.end()
     expect(await result).toMatchObject({ reason: 'closed' })

@@ -1,0 +1,40 @@
+import type { Duplex } from 'node:stream'
+
+/** RST_STREAM code for a broken CONNECT (RFC 9113, 8.5: "treat as CONNECT_ERROR"). */
+const h2ConnectError = 0x0a
+
+/** Whether an HTTP/2 stream was reset, by either side. */
+export function isReset(stream: Duplex): boolean {
+  return 'rstCode' in stream && typeof stream.rstCode === 'number' && stream.rstCode !== 0
+}
+
+/** Ends a stream so that its peer sees a reset: TCP RST, or RST_STREAM. Idempotent; never throws. */
+export function resetStream(stream: Duplex): void {
+  // A reset by us is expected to be followed by an error event on some streams; it carries nothing new.
+  stream.on('error', () => undefined)
+  if (stream.destroyed) return
+  if ('rstCode' in stream && 'close' in stream && typeof stream.close === 'function') {
+    // Node ends the writable side first, which would send END_STREAM: the far app would see a FIN before the reset.
+    stream._final = (done) => done()
+    stream.close(h2ConnectError)
+    // It closes only once it is read to its end, and nobody reads it any more.
+    stream.removeAllListeners('data').resume()
+  } else if (isTcp(stream)) resetTcp(stream)
+  else stream.destroy()
+}
+
+export type Tcp = Duplex & { resetAndDestroy(): void }
+
+export function isTcp(stream: Duplex): stream is Tcp {
+  return 'resetAndDestroy' in stream && typeof stream.resetAndDestroy === 'function'
+}
+
+/**
+ * libuv refuses to reset a socket whose shutdown(2) is under way (EINVAL), and Node then leaves it open for ever: so
+ * the FIN, which is all that is left to be sent, goes out first.
+ */
+function resetTcp(socket: Tcp): void {
+  const isShuttingDown = socket.writableEnded && !socket.writableFinished && socket.writableLength === 0
+  if (isShuttingDown) socket.once('finish', () => socket.resetAndDestroy())
+  else socket.resetAndDestroy()
+}
