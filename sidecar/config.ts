@@ -2,6 +2,7 @@ import { isIP } from 'node:net'
 import { EdgeMeshError } from '#shared/errors.ts'
 import { type LogLevel, logLevels } from '#shared/log.ts'
 import { ports } from '#shared/ports.ts'
+import { type FastPathMode, fastPathModes } from '#shared/pump/mode.ts'
 
 export interface ServerAddress {
   host: string
@@ -33,6 +34,8 @@ export interface SidecarConfig {
   upstreamDns: string[]
   /** ClusterIPs that the rules of this pod leave alone (noproxy=edgemesh when it was injected). */
   ignoredServiceIps: string[]
+  /** When bulk goes to the pump. */
+  fastPath: FastPathMode
   logLevel: LogLevel
   adminPort: number
   /** How long connections may finish after SIGTERM, in ms. */
@@ -65,6 +68,7 @@ export function readConfig(env: Environment): SidecarConfig {
     resolvConf: env.EDGEMESH_RESOLV_CONF || '/etc/resolv.conf',
     upstreamDns: ipsOf('EDGEMESH_UPSTREAM_DNS', env.EDGEMESH_UPSTREAM_DNS ?? ''),
     ignoredServiceIps: ipsOf('EDGEMESH_IGNORED_SERVICE_IPS', env.EDGEMESH_IGNORED_SERVICE_IPS ?? ''),
+    fastPath: fastPathMode(env.EDGEMESH_FAST_PATH || 'auto'),
     logLevel: logLevel(env.EDGEMESH_LOG_LEVEL || 'info'),
     adminPort: wholeNumber('EDGEMESH_ADMIN_PORT', env, ports.sidecarAdmin, 1, 65_535),
     drainMs: 1_000 * wholeNumber('EDGEMESH_DRAIN_SECONDS', env, 25, 0, 3_600),
@@ -90,6 +94,11 @@ function ipsOf(name: string, list: string): string[] {
     .filter((a) => a !== '')
   if (addresses.some((a) => isIP(a) === 0)) fail(name, list, 'it must be a list of IP addresses')
   return addresses
+}
+
+function fastPathMode(text: string): FastPathMode {
+  const mode = fastPathModes.find((m) => m === text)
+  return mode ?? fail('EDGEMESH_FAST_PATH', text, `it must be one of ${fastPathModes.join(', ')}`)
 }
 
 function logLevel(text: string): LogLevel {

@@ -26,5 +26,9 @@ export class SidecarMetrics extends Metrics {
   readonly controlConnects = this.counter('control_connects_total', 'Attempts to reach the server.', [
     'outcome',
   ])
+  readonly sideConnections = this.counter('side_connections_total', 'Bulk streams moved to the pump.', [
+    'side',
+    'outcome',
+  ])
   readonly relayJoins = this.counter('relay_joins_total', 'Relay joins of this pod.', ['side', 'outcome'])
 }

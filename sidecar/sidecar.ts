@@ -6,6 +6,7 @@ import type { Lifecycle } from '#shared/lifecycle.ts'
 import { pause } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
 import { ports } from '#shared/ports.ts'
+import { Pump } from '#shared/pump/pump.ts'
 import type { ServerMessage } from '#shared/wire.ts'
 import { AccessLog } from './access-log.ts'
 import type { SidecarConfig } from './config.ts'
@@ -15,6 +16,7 @@ import { parseResolvConf } from './dns/resolv-conf.ts'
 import { listenResolver } from './dns/resolver.ts'
 import { listenInterceptor } from './interception/interceptor.ts'
 import { Reclaimer } from './interception/reclaimer.ts'
+import { FastPath } from './routing/fast-path.ts'
 import { Outbound } from './routing/outbound.ts'
 import { RelayClient } from './routing/relayed.ts'
 import { Router } from './routing/router.ts'
@@ -25,6 +27,7 @@ import { CatalogueWatch } from './services/catalogue-watch.ts'
 import { SidecarMetrics } from './sidecar-metrics.ts'
 import { Inbound } from './tunnel/inbound.ts'
 import { SessionPool } from './tunnel/pool.ts'
+import { SideDialer } from './tunnel/side-dialer.ts'
 
 /** The parts of a running sidecar, from the control channel down to the tunnel. */
 class Parts {
@@ -39,6 +42,7 @@ class Parts {
   readonly reclaimer: Reclaimer
   readonly channel: ControlChannel
   readonly relay: RelayClient
+  readonly pump: Pump
   readonly pools: { direct: SessionPool; relayed: SessionPool }
   /** Cuts what is open; after the drain, not at the first word of stopping. */
   readonly aborter = new AbortController()
@@ -66,6 +70,13 @@ class Parts {
       metrics: this.metrics,
       log,
     })
+    this.pump = new Pump(log)
+    const showIdentity = () => {
+      const { key, cert, ca } = identity.tlsOptions()
+      this.pump.setIdentity({ key: String(key), chain: String(cert), trustBundle: String(ca) })
+    }
+    if (identity.certificate !== undefined) showIdentity()
+    identity.onChange(showIdentity)
     this.relay = new RelayClient(this.channel, this.metrics, log)
     this.pools = {
       direct: new SessionPool(identity, this.metrics, log),
@@ -100,6 +111,7 @@ export async function startSidecar(config: SidecarConfig, lifecycle: Lifecycle, 
   const parts = new Parts(config, identity, log)
   lifecycle.add('catalogue store', () => parts.store.close())
   lifecycle.add('catalogue watch', () => parts.watch.close())
+  lifecycle.add('pump', () => parts.pump.close())
   lifecycle.add('sessions', () => {
     parts.aborter.abort(new EdgeMeshError('stopping', 'Cannot go on: the sidecar is stopping.'))
     parts.pools.direct.close()
@@ -133,6 +145,11 @@ async function startInterception(
     catalogue,
     watch,
     balancer: new Balancer(),
+    fastPath: new FastPath(
+      parts.pump,
+      new SideDialer(parts.pump, config.trustDomain, metrics, log),
+      config.fastPath,
+    ),
     router,
     accessLog,
     signal,
@@ -198,7 +215,8 @@ function startTunnelOnceIdentified(parts: Parts): void {
   const listenOnce = async () => {
     if (parts.inbound !== undefined) return
     const self = () => ({ podIPs: config.podIPs, declaredPorts: catalogue.selfPorts })
-    const inbound = new Inbound({ port: ports.tunnel, identity, self, accessLog, metrics, log })
+    const { pump } = parts
+    const inbound = new Inbound({ port: ports.tunnel, identity, self, accessLog, pump, metrics, log })
     parts.inbound = inbound
     await inbound.listen()
     log.info('ready: the tunnel endpoint serves')

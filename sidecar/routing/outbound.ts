@@ -11,6 +11,8 @@ import type { Catalogue } from '../services/catalogue.ts'
 import type { CatalogueWatch } from '../services/catalogue-watch.ts'
 import { type Destination, decideDestination } from '../services/destination.ts'
 import { authorityOf } from '../tunnel/connect.ts'
+import type { BulkStream } from '../tunnel/side-dialer.ts'
+import type { FastPath } from './fast-path.ts'
 import type { Router } from './router.ts'
 
 /** Endpoints tried for one connection before the app sees a reset. */
@@ -25,11 +27,13 @@ export interface OutboundOptions {
   balancer: Balancer
   router: Router
   accessLog: AccessLog
+  fastPath: FastPath
   signal: AbortSignal
 }
 
-interface Connected {
+interface Carried {
   stream: Duplex
+  bulk?: BulkStream
   release: () => void
 }
 
@@ -53,14 +57,15 @@ export class Outbound {
     socket.once('close', onClose)
     const late = setTimeout(() => gone.abort(tooLate), connectDeadlineMs)
     try {
-      const { stream, release } = await this.#connect(
+      const { stream, bulk, release } = await this.#connect(
         socket,
         destination,
         entry,
         AbortSignal.any([gone.signal, signal]),
       )
       entry.connected()
-      const result = await spliceSockets(socket, stream, { signal }).finally(release)
+      const options = { signal, ...this.#options.fastPath.optionsFor(bulk) }
+      const result = await spliceSockets(socket, stream, options).finally(release)
       entry.close({ sent: result.aToB, received: result.bToA, closeReason: reasonOf(result) })
     } catch (error) {
       resetStream(socket)
@@ -76,7 +81,7 @@ export class Outbound {
     destination: Destination,
     entry: Entry,
     signal: AbortSignal,
-  ): Promise<Connected> {
+  ): Promise<Carried> {
     const { catalogue, self, router } = this.#options
     const decision = decideDestination(destination, (address) => catalogue.byAddress(address), {
       podIPs: self.podIPs,
@@ -102,7 +107,7 @@ export class Outbound {
     destination: Destination,
     entry: Entry,
     signal: AbortSignal,
-  ): Promise<Connected> {
+  ): Promise<Carried> {
     const { watch, balancer, self } = this.#options
     const id = idOf(service)
     entry.chose({ service: `${id}:${destination.port}` })
@@ -127,9 +132,10 @@ export class Outbound {
       })
       balancer.opened(id, key)
       try {
-        const { stream, route } = await this.#options.router.connect({ endpoint, address, port }, signal)
+        const target = { endpoint, address, port }
+        const { route, ...connected } = await this.#options.router.connect(target, signal)
         entry.chose({ route })
-        return { stream, release: () => balancer.closed(id, key) }
+        return { ...connected, release: () => balancer.closed(id, key) }
       } catch (error) {
         balancer.closed(id, key)
         failed.add(key)

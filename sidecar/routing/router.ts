@@ -7,6 +7,7 @@ import type { Logger } from '#shared/log.ts'
 import { ports } from '#shared/ports.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
 import type { SessionPool } from '../tunnel/pool.ts'
+import type { BulkStream } from '../tunnel/side-dialer.ts'
 import { PeerMemory } from './peers.ts'
 import { plan, type RouteKind, type Step } from './plan.ts'
 
@@ -24,6 +25,13 @@ export interface Relay {
   readonly available: boolean
   /** A byte stream to the peer through the server; `peer-absent` and the like as errors. */
   dial(podUid: string): Promise<Duplex>
+}
+
+export interface Connected {
+  stream: Duplex
+  route: RouteKind
+  /** How to move the stream to a side connection, where it is one of a session. */
+  bulk?: BulkStream
 }
 
 export interface RouterOptions {
@@ -51,7 +59,7 @@ export class Router {
    * A byte stream to the endpoint's app, with the route that it took. Rejects with the code of what the app
    * should be shown (`refused`, `timeout`, `unreachable`, `forbidden`...).
    */
-  async connect(target: Target, signal: AbortSignal): Promise<{ stream: Duplex; route: RouteKind }> {
+  async connect(target: Target, signal: AbortSignal): Promise<Connected> {
     const { self } = this.#options
     const podUid = target.endpoint.podUid ?? ''
     const steps = plan(target.endpoint, self, this.#knowledgeOf(podUid), performance.now())
@@ -68,7 +76,7 @@ export class Router {
     const route = await this.#race(target, podUid, raced)
     const pool = this.#options.pools[route]
     const stream = await pool.open({ ...target, podUid }, () => this.#dial(route, target, podUid), signal)
-    return { stream, route }
+    return { stream, route, bulk: { podUid, stream, dial: () => this.#dial(route, target, podUid) } }
   }
 
   #knowledgeOf(podUid: string) {

@@ -5,3 +5,14 @@ export function descriptorOf(socket: Duplex): number | undefined {
   const { _handle: handle } = socket as Duplex & { _handle?: { fd?: number } | null }
   return handle?.fd === undefined || handle.fd < 0 ? undefined : handle.fd
 }
+
+/** Node may read on after pause(), until its buffer is full; the handle itself does what it is told. */
+export function setReading(socket: Duplex, on: boolean): void {
+  const { _handle: handle } = socket as unknown as {
+    _handle?: { reading: boolean; readStart(): number; readStop(): number } | null
+  }
+  if (!handle) return
+  handle.reading = on
+  if (on) handle.readStart()
+  else handle.readStop()
+}

@@ -1,7 +1,8 @@
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
+import { setReading } from './descriptor.ts'
 import type { Moved } from './pump/pump.ts'
-import { isReset, isTcp, resetStream } from './reset.ts'
+import { isReset, resetStream } from './reset.ts'
 
 export type Side = 'a' | 'b'
 
@@ -148,7 +149,7 @@ export class Splice {
     const socket = way.from as Socket
     way.halted = true
     socket.pause()
-    for (let chunk = socket.read(); chunk !== null; chunk = socket.read()) way.pass(chunk)
+    while (socket.read() !== null) way.halted = true // each is passed on by the data listener
     setReading(socket, false) // read() may just have asked for more
   }
 
@@ -160,13 +161,17 @@ export class Splice {
     way.from.resume()
   }
 
-  /** Resolves once the socket on this side has been given all that was passed on to it. */
+  /** Resolves once the socket on this side has been given all that was passed on to it, the end included. */
   async flushed(side: Side): Promise<void> {
     const stream = this.stream(side)
-    if (stream.writableLength === 0 || stream.writableEnded || stream.destroyed) return
+    if (stream.destroyed || (stream.writableEnded ? stream.writableFinished : stream.writableLength === 0))
+      return
     const { promise, resolve } = Promise.withResolvers<void>()
-    stream.write(Buffer.alloc(0), () => resolve())
+    if (stream.writableEnded) stream.once('finish', resolve)
+    else stream.write(Buffer.alloc(0), () => resolve())
+    stream.once('close', resolve)
     await promise
+    stream.off('close', resolve)
   }
 
   /** The end of what comes from this side is no longer the end of its direction: `then` is called instead. */
@@ -250,16 +255,4 @@ export class Splice {
 
 function isCleanlyClosed(stream: Duplex): boolean {
   return stream.readableEnded && stream.writableFinished && !isReset(stream)
-}
-
-/** Node may read on after pause(), until its buffer is full; the handle itself does what it is told. */
-function setReading(socket: Duplex, on: boolean): void {
-  if (!isTcp(socket)) return
-  const { _handle: handle } = socket as unknown as {
-    _handle?: { reading: boolean; readStart(): number; readStop(): number } | null
-  }
-  if (!handle) return
-  handle.reading = on
-  if (on) handle.readStart()
-  else handle.readStop()
 }

@@ -5,6 +5,7 @@ import {
   type ServerHttp2Session,
   type ServerHttp2Stream,
 } from 'node:http2'
+import { createServer, type Server } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import { dial } from '#shared/dial.ts'
@@ -12,12 +13,14 @@ import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import { identityOf, type PodIdentity, spiffeIdOf } from '#shared/identity.ts'
 import type { Logger } from '#shared/log.ts'
 import { sidecarPorts } from '#shared/ports.ts'
-import { spliceSockets } from '#shared/splice.ts'
+import type { Pump } from '#shared/pump/pump.ts'
+import { Splice } from '#shared/splice.ts'
 import { handshakeDeadlineMs, handshakeFailureOf } from '#shared/tls.ts'
 import type { AccessLog } from '../access-log.ts'
 import type { Identity } from '../control/identity.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
 import { type ConnectFailure, decideInbound, statusOf } from './connect.ts'
+import { SideAcceptor } from './side-acceptor.ts'
 import { maxSessionMemory, maxStreams, sessionWindow, streamWindow } from './windows.ts'
 
 /** Sessions that peers may hold open at once; beyond it new connections are closed by the kernel's accept. */
@@ -35,6 +38,7 @@ export interface InboundOptions {
   /** What may be dialled now; read at each CONNECT, since services come and go. */
   self: () => { podIPs: readonly string[]; declaredPorts: readonly number[] }
   accessLog: AccessLog
+  pump: Pump
   metrics: SidecarMetrics
   log: Logger
 }
@@ -45,7 +49,9 @@ export interface InboundOptions {
  */
 export class Inbound {
   readonly #options: InboundOptions
+  readonly #listener: Server
   readonly #server: Http2SecureServer
+  readonly #sides: SideAcceptor
   readonly #sessions = new Map<ServerHttp2Session, PodIdentity>()
   readonly #aborter = new AbortController()
   #streams = 0
@@ -63,7 +69,10 @@ export class Inbound {
       settings: { initialWindowSize: streamWindow, maxConcurrentStreams: maxStreams, enablePush: false },
       ...options.identity.tlsOptions(),
     })
-    this.#server.maxConnections = maxSessions
+    const { pump, identity, metrics, log } = options
+    this.#sides = new SideAcceptor(pump, identity.trustDomain, metrics, log)
+    this.#listener = createServer({ noDelay: true }, (socket) => this.accept(socket))
+    this.#listener.maxConnections = maxSessions
     this.#server.on('session', (session) => this.#onSession(session))
     this.#server.on('stream', (stream, headers) => {
       this.#onStream(stream, headers[':method'], headers[':authority'])
@@ -82,27 +91,27 @@ export class Inbound {
   async listen(): Promise<number> {
     const { promise, resolve, reject } = Promise.withResolvers<void>()
     const { port } = this.#options
-    this.#server.once('error', (error) =>
+    this.#listener.once('error', (error) =>
       reject(
         new EdgeMeshError('bad-config', `Cannot listen on tunnel port ${port}: ${error.message}.`, error),
       ),
     )
-    this.#server.listen(port, resolve)
+    this.#listener.listen(port, resolve)
     await promise
-    const address = this.#server.address()
+    const address = this.#listener.address()
     return typeof address === 'object' && address !== null ? address.port : port
   }
 
-  /** Serves the tunnel on a socket that another route made (the relay). */
+  /** Serves the tunnel on a socket that was accepted, or that another route made (the relay). */
   accept(socket: Duplex): void {
     if (this.#draining || this.#sessions.size >= maxSessions) socket.destroy()
-    else this.#server.emit('connection', socket)
+    else this.#sides.onConnection(socket, (tls) => this.#server.emit('connection', tls))
   }
 
   /** Takes no more connections or streams; those that are open may finish. */
   drain(): void {
     this.#draining = true
-    this.#server.close()
+    this.#listener.close()
     for (const session of this.#sessions.keys()) session.goaway(constants.NGHTTP2_NO_ERROR)
   }
 
@@ -119,7 +128,9 @@ export class Inbound {
       const certificate = (session.socket as TLSSocket).getPeerX509Certificate()
       if (certificate === undefined)
         throw new EdgeMeshError('identity-mismatch', 'Cannot accept a peer without certificate.')
-      this.#sessions.set(session, identityOf(certificate, identity.trustDomain))
+      const peer = identityOf(certificate, identity.trustDomain)
+      this.#sessions.set(session, peer)
+      this.#sides.register(session, peer)
       session.setLocalWindowSize(sessionWindow)
       session.once('close', () => this.#sessions.delete(session))
     } catch (error) {
@@ -187,7 +198,9 @@ export class Inbound {
       entry.connected()
       if (stream.destroyed) upstream.destroy()
       else stream.respond({ ':status': 200 })
-      const result = await spliceSockets(stream, upstream, { signal: this.#aborter.signal })
+      const splice = new Splice(stream, upstream, { signal: this.#aborter.signal })
+      this.#sides.offer(stream, splice)
+      const result = await splice.done
       entry.close({ sent: result.bToA, received: result.aToB, closeReason: closeReasonOf(result) })
     } catch (error) {
       const code = codeOf(error)

@@ -1,0 +1,127 @@
+import { X509Certificate } from 'node:crypto'
+import type { ClientHttp2Session, ClientHttp2Stream } from 'node:http2'
+import type { Duplex } from 'node:stream'
+import { descriptorOf } from '#shared/descriptor.ts'
+import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
+import { identityOf, podServerName } from '#shared/identity.ts'
+import { withDeadline } from '#shared/lifecycle.ts'
+import type { Logger } from '#shared/log.ts'
+import type { Pump, Side } from '#shared/pump/pump.ts'
+import type { Splice } from '#shared/splice.ts'
+import type { SidecarMetrics } from '../sidecar-metrics.ts'
+import { Mover, preamble, ready, sessionNameOf, streamNameOf } from './side.ts'
+
+/** How long the peer may take to say that it is ready, in ms. */
+const readyDeadlineMs = 5_000
+/** A peer that could not be moved to is left alone for so long, in ms. */
+const blockedMs = 60_000
+const maxBlocked = 1_000
+/** Side connections being made at once. */
+const maxPending = 32
+
+export interface BulkStream {
+  podUid: string
+  stream: ClientHttp2Stream
+  /** One more byte stream to the peer's tunnel endpoint, by the route that the session took. */
+  dial: () => Promise<Duplex>
+}
+
+/** Moves bulk streams that this pod has opened to side connections. What fails stays on its session. */
+export class SideDialer {
+  readonly #pump: Pump
+  readonly #trustDomain: string
+  readonly #metrics: SidecarMetrics
+  readonly #log: Logger
+  readonly #pending = new Set<Splice>()
+  readonly #blockedUntil = new Map<string, number>()
+
+  constructor(pump: Pump, trustDomain: string, metrics: SidecarMetrics, log: Logger) {
+    this.#pump = pump
+    this.#trustDomain = trustDomain
+    this.#metrics = metrics
+    this.#log = log
+  }
+
+  /** `a` of the splice is the app. Never rejects. */
+  async move(splice: Splice, bulk: BulkStream): Promise<void> {
+    if (this.#pending.has(splice) || splice.isElsewhere || !this.#mayTry(bulk.podUid)) return
+    this.#pending.add(splice)
+    try {
+      await this.#secure(splice, bulk, await this.#open(bulk))
+      this.#metrics.sideConnections.inc({ side: 'dialer', outcome: 'moved' })
+    } catch (error) {
+      this.#metrics.sideConnections.inc({ side: 'dialer', outcome: codeOf(error) })
+      this.#block(bulk.podUid, error)
+    } finally {
+      this.#pending.delete(splice)
+    }
+  }
+
+  /** A socket whose other end waits for TLS. */
+  async #open({ dial, podUid }: BulkStream): Promise<Duplex> {
+    const socket = await dial()
+    const { promise, resolve, reject } = Promise.withResolvers<Buffer>()
+    const onClose = () =>
+      reject(new EdgeMeshError('refused', `Cannot move bulk to pod ${podUid}: it refuses.`))
+    socket.on('error', () => undefined) // followed by close
+    socket.once('close', onClose)
+    socket.once('data', resolve)
+    socket.write(preamble)
+    try {
+      const answer = await withDeadline(promise, readyDeadlineMs, `move bulk to pod ${podUid}`)
+      socket.pause()
+      if (answer.equals(ready)) return socket
+      throw new EdgeMeshError('refused', `Cannot move bulk to pod ${podUid}: it answers something else.`)
+    } catch (error) {
+      socket.destroy()
+      throw error
+    } finally {
+      socket.off('close', onClose)
+    }
+  }
+
+  async #secure(splice: Splice, { podUid, stream }: BulkStream, socket: Duplex): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>()
+    const fd = descriptorOf(socket)
+    const session = stream.session as ClientHttp2Session | undefined
+    if (fd === undefined || session === undefined || stream.id === undefined || !splice.intact) {
+      socket.destroy()
+      return
+    }
+    const name = streamNameOf(sessionNameOf(session), stream.id)
+    const client = { serverName: podServerName(podUid, this.#trustDomain), name }
+    const side: Side | undefined = this.#pump.secure(fd, client, {
+      onNamed: (certificate) => {
+        const peer = identityOf(new X509Certificate(certificate), this.#trustDomain)
+        if (peer.podUid !== podUid || side === undefined || !splice.intact) {
+          side?.abort()
+          return
+        }
+        const mover = new Mover(splice, side, 'a')
+        mover.expect()
+        side.accept()
+        mover.send()
+        resolve()
+      },
+      onAgreed: () => undefined,
+    })
+    socket.destroy() // the pump has a duplicate
+    if (side === undefined) throw new EdgeMeshError('limit', 'Cannot move bulk: the pump takes no more.')
+    void side.moved.then(({ error = 'it was given up' }) =>
+      reject(new EdgeMeshError('refused', `Cannot move bulk to pod ${podUid}: ${error}.`)),
+    )
+    await promise
+  }
+
+  #mayTry(podUid: string): boolean {
+    const blockedUntil = this.#blockedUntil.get(podUid) ?? 0
+    return this.#pump.available && this.#pending.size < maxPending && performance.now() >= blockedUntil
+  }
+
+  #block(podUid: string, error: unknown): void {
+    if (!this.#blockedUntil.has(podUid))
+      this.#log.info({ podUid, error: sentenceOf(error) }, 'bulk to this pod stays on its session')
+    if (this.#blockedUntil.size >= maxBlocked) this.#blockedUntil.clear()
+    this.#blockedUntil.set(podUid, performance.now() + blockedMs)
+  }
+}
