@@ -2,6 +2,7 @@ import { hostname } from 'node:os'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { type LogLevel, logLevels } from '#shared/log.ts'
 import { ports } from '#shared/ports.ts'
+import { type FastPathMode, fastPathModes } from '#shared/pump/mode.ts'
 
 export interface ServerConfig {
   port: number
@@ -14,6 +15,8 @@ export interface ServerConfig {
   replica: string
   /** How long joined pairs may finish after SIGTERM, in ms. */
   drain: number
+  /** When bulk goes to the pump. */
+  fastPath: FastPathMode
   logLevel: LogLevel
 }
 
@@ -117,6 +120,11 @@ export function serverCommand(run: (config: ServerConfig) => Promise<void>): Com
         '10s',
       ),
     )
+    .addOption(
+      option('--fast-path <mode>', 'when bulk leaves JavaScript; for tests')
+        .choices(fastPathModes)
+        .default('auto'),
+    )
     .addOption(option('--log-level <level>', 'how much to say').choices(logLevels).default('info'))
     .showHelpAfterError('(see --help)')
     .allowExcessArguments(false)
@@ -124,9 +132,9 @@ export function serverCommand(run: (config: ServerConfig) => Promise<void>): Com
 }
 
 function configOf(options: Options, command: Command): ServerConfig {
-  const { port, adminPort, trustDomain, leafLifetime, replica, drain, logLevel } = options
+  const { port, adminPort, trustDomain, leafLifetime, replica, drain, fastPath, logLevel } = options
   return {
-    ...{ port, adminPort, trustDomain, leafLifetime, replica, drain, logLevel },
+    ...{ port, adminPort, trustDomain, leafLifetime, replica, drain, fastPath, logLevel },
     backend: options.source === 'folder' ? folderOf(options, command) : kubernetesOf(options),
   }
 }

@@ -2,6 +2,8 @@ import { listenAdmin } from '#shared/admin.ts'
 import { sentenceOf } from '#shared/errors.ts'
 import { Lifecycle } from '#shared/lifecycle.ts'
 import { createLogger, type Logger } from '#shared/log.ts'
+import { joinOptions } from '#shared/pump/join.ts'
+import { Pump } from '#shared/pump/pump.ts'
 import type { Backend } from './backend/backend.ts'
 import { openFolder } from './backend/folder.ts'
 import { type ServerConfig, serverCommand } from './config.ts'
@@ -9,6 +11,9 @@ import { Hub } from './hub.ts'
 import { Relay } from './relay.ts'
 import { Server } from './server.ts'
 import { ServerMetrics } from './server-metrics.ts'
+
+/** Relayed pairs in the pump at once. */
+const maxPumped = 2_000
 
 async function run(config: ServerConfig): Promise<void> {
   const { trustDomain, replica, leafLifetime: leafLifetimeMs } = config
@@ -27,7 +32,11 @@ async function run(config: ServerConfig): Promise<void> {
   const backend = await openBackend(config, metrics, log)
   const { authority, verifier, source } = backend
   lifecycle.add('backend', () => backend.close())
-  const relay = new Relay(replica, metrics, log)
+  const pump = new Pump(log, maxPumped)
+  lifecycle.add('pump', () => pump.close())
+  metrics.gauge('pump_connections', 'Relayed connections in the pump.', () => pump.use.connections)
+  metrics.gauge('pump_descriptors', 'File descriptors of the pump.', () => pump.use.descriptors)
+  const relay = new Relay(replica, metrics, log, () => joinOptions(pump, config.fastPath))
   const hub = new Hub({
     trustDomain,
     replica,

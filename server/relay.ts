@@ -5,7 +5,7 @@ import { EdgeMeshError } from '#shared/errors.ts'
 import { type PodIdentity, spiffeIdOf } from '#shared/identity.ts'
 import type { Logger } from '#shared/log.ts'
 import { resetStream } from '#shared/reset.ts'
-import { spliceSockets } from '#shared/splice.ts'
+import { type SpliceOptions, spliceSockets } from '#shared/splice.ts'
 import { relayPath, relayProtocol, ticketHeader } from '#shared/wire.ts'
 import type { ServerMetrics } from './server-metrics.ts'
 
@@ -35,6 +35,7 @@ interface Pair {
 export class Relay {
   readonly #replica: string
   readonly #limits: RelayLimits
+  readonly #bulk: () => SpliceOptions
   readonly #metrics: ServerMetrics
   readonly #log: Logger
   /** Unspent tickets. */
@@ -44,10 +45,18 @@ export class Relay {
   readonly #joined = new Map<Pair, AbortController>()
   #pairs = 0
 
-  constructor(replica: string, metrics: ServerMetrics, log: Logger, limits: RelayLimits = relayLimits) {
+  /** `bulk` says for a new pair what becomes of it when much flows. */
+  constructor(
+    replica: string,
+    metrics: ServerMetrics,
+    log: Logger,
+    bulk: () => SpliceOptions,
+    limits: RelayLimits = relayLimits,
+  ) {
     this.#replica = replica
     this.#metrics = metrics
     this.#log = log
+    this.#bulk = bulk
     this.#limits = limits
     metrics.gauge('relay_pairs', 'Relayed pairs, waiting or joined.', () => this.#pairs)
   }
@@ -130,7 +139,7 @@ export class Relay {
     clearTimeout(pair.timer)
     const aborter = new AbortController()
     this.#joined.set(pair, aborter)
-    const joining = spliceSockets(first, second, { signal: aborter.signal })
+    const joining = spliceSockets(first, second, { ...this.#bulk(), signal: aborter.signal })
     for (const socket of [first, second]) {
       socket.write(
         `HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ${relayProtocol}\r\n\r\n`,

@@ -71,6 +71,8 @@ class Parts {
       log,
     })
     this.pump = new Pump(log)
+    this.metrics.gauge('pump_connections', 'Connections in the pump.', () => this.pump.use.connections)
+    this.metrics.gauge('pump_descriptors', 'File descriptors of the pump.', () => this.pump.use.descriptors)
     const showIdentity = () => {
       const { key, cert, ca } = identity.tlsOptions()
       this.pump.setIdentity({ key: String(key), chain: String(cert), trustBundle: String(ca) })

@@ -8,6 +8,7 @@ const root = join(import.meta.dirname, '..', '..')
 const programs = {
   sidecar: 'sidecar/main.ts',
   'probe-child': 'sidecar/interception/probe-child.ts',
+  'pump-worker': 'sidecar/shared/pump/worker.ts',
   server: 'server/main.ts',
   injector: 'injector/main.ts',
   cli: 'injector/cli/main.ts',

@@ -1,7 +1,7 @@
-import { joinByPump } from '#shared/pump/join.ts'
-import { bulkBytesOf, type FastPathMode } from '#shared/pump/mode.ts'
+import { joinOptions } from '#shared/pump/join.ts'
+import type { FastPathMode } from '#shared/pump/mode.ts'
 import type { Pump } from '#shared/pump/pump.ts'
-import type { Splice, SpliceOptions } from '#shared/splice.ts'
+import type { SpliceOptions } from '#shared/splice.ts'
 import type { BulkStream, SideDialer } from '../tunnel/side-dialer.ts'
 
 /** Where bulk goes: sockets to the pump itself, a session's stream to a side connection in it. */
@@ -17,10 +17,8 @@ export class FastPath {
   }
 
   optionsFor(bulk: BulkStream | undefined): SpliceOptions {
-    if (this.#mode === 'never') return {}
-    const onBulk = (splice: Splice) =>
-      void (bulk === undefined ? joinByPump(splice, this.#pump) : this.#sides.move(splice, bulk))
-    const bulkBytes = bulkBytesOf(this.#mode)
-    return { onBulk, ...(bulkBytes === undefined ? {} : { bulkBytes }) }
+    const options = joinOptions(this.#pump, this.#mode)
+    if (bulk === undefined || options.onBulk === undefined) return options
+    return { ...options, onBulk: (splice) => void this.#sides.move(splice, bulk) }
   }
 }

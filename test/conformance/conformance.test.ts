@@ -12,8 +12,6 @@ const routes = [
 ] as const
 
 const port = 8080
-const gigabyte = 1_000_000_000
-
 let lab: Lab
 const servers = new Map<string, ConformanceServer>()
 
@@ -87,146 +85,161 @@ async function restartSidecar(pod: string): Promise<void> {
   await lab.startSidecar(pod)
 }
 
-beforeAll(async () => {
-  lab = await Lab.up()
-  for (const { pod } of routes) {
-    const server = new ConformanceServer(pod)
-    servers.set(pod, server)
-    expect(await server.next()).toHaveProperty('listening')
-  }
-})
+/** The pump takes bulk over when it proves to be bulk; and at once, never, and anywhere in the first megabytes. */
+const modes = [
+  { fastPath: 'auto', bulk: 1_000_000_000 },
+  { fastPath: 'always', bulk: 50_000_000 },
+  { fastPath: 'never', bulk: 50_000_000 },
+  { fastPath: 'random', bulk: 50_000_000 },
+] as const
 
-afterAll(async () => {
-  await lab?.down()
-})
-
-describe('a sidecar that has just started', () => {
-  it('takes at most 75 MB of memory', async () => {
-    for (const pod of lab.pods) expect(await rssMiB(pod.name)).toBeLessThanOrEqual(75)
-  })
-})
-
-describe.each(routes)('the $route route', ({ route, service, pod }) => {
-  const report = async () => servers.get(pod)?.next()
-
-  it('echoes, and is the route that the access line names', async () => {
-    expect(await client('echo', service)).toEqual({ first: 'one', rest: 4, by: 'end' })
-    await report()
-    const line = (await accessLines('client')).at(-1)
-    expect(line).toMatchObject({
-      route,
-      service: `default/${service}:${port}`,
-      bytesSent: 13,
-      bytesReceived: 8,
+describe.each(modes)('with the fast path $fastPath', ({ fastPath, bulk }) => {
+  beforeAll(async () => {
+    lab = await Lab.up({
+      environment: { EDGEMESH_FAST_PATH: fastPath },
+      serverOptions: ['--fast-path', fastPath],
     })
-    expect(line).toMatchObject({ closeReason: 'closed', podUid: lab.pod(pod).uid })
-    expect((await accessLines(pod)).at(-1)).toMatchObject({ direction: 'inbound', closeReason: 'closed' })
+    for (const { pod } of routes) {
+      const server = new ConformanceServer(pod)
+      servers.set(pod, server)
+      expect(await server.next()).toHaveProperty('listening')
+    }
   })
 
-  it('lets the client end first and still receive the answer', async () => {
-    expect(await client('client-fin-first', service)).toEqual({ correct: true })
-    expect(await report()).toMatchObject({ bytes: 100_000, by: 'end' })
+  afterAll(async () => {
+    await lab?.down()
   })
 
-  it('lets the server end first and still receive what the client sends', async () => {
-    expect(await client('server-fin-first', service)).toEqual({ received: 3, by: 'end' })
-    expect(await report()).toMatchObject({ bytes: 100_000, sha256: hashOf(100_000, 2), by: 'end' })
+  describe('a sidecar that has just started', () => {
+    it('takes at most 75 MB of memory', async () => {
+      for (const pod of lab.pods) expect(await rssMiB(pod.name)).toBeLessThanOrEqual(75)
+    })
   })
 
-  it('shows the client a reset when the server resets', async () => {
-    expect(await client('server-reset', service)).toEqual({ bytes: 1_000, by: 'reset' })
-    await report()
-  })
+  describe.each(routes)('the $route route', ({ route, service, pod }) => {
+    const report = async () => servers.get(pod)?.next()
 
-  it('shows the server a reset when the client resets', async () => {
-    await client('client-reset', service)
-    expect(await report()).toMatchObject({ bytes: 1_000, by: 'reset' })
-  })
-
-  it('carries 1 GB up without a wrong byte', async () => {
-    expect(await client('upload', service, port, gigabyte)).toEqual({ correct: true })
-    expect(await report()).toMatchObject({ bytes: gigabyte, by: 'end' })
-  })
-
-  it('carries 1 GB down without a wrong byte, and takes at most 110 MB of memory for it', async () => {
-    for (const part of ['client', pod]) await restartSidecar(part)
-    const received = await client('download', service, port, gigabyte)
-    expect(received).toEqual({ bytes: gigabyte, sha256: hashOf(gigabyte, 5), by: 'end' })
-    await report()
-    for (const part of ['client', pod]) expect(await rssMiB(part)).toBeLessThanOrEqual(110)
-  })
-
-  it('carries 500 connections at once', async () => {
-    expect(await client('concurrent', service, port, 500)).toEqual({ correct: 500 })
-    for (let i = 0; i < 500; i++) await report()
-  })
-
-  it('pushes back when the reader stops, with bounded memory on the way', async () => {
-    const { taken } = (await client('slow-reader', service)) as { taken: number }
-    await report()
-    expect(taken).toBeLessThan(40_000_000)
-    for (const part of ['client', pod]) expect(await rssMiB(part)).toBeLessThan(150)
-  })
-
-  it('resets when nothing listens on the declared port', async () => {
-    expect(await client('failing', service, 5432)).toEqual({ bytes: 0, by: 'reset' })
-    expect((await accessLines('client')).at(-1)).toMatchObject({ closeReason: 'refused' })
-  })
-
-  it('resets when the service has no such port', async () => {
-    expect(await client('failing', service, 9_999)).toEqual({ bytes: 0, by: 'reset' })
-    expect((await accessLines('client')).at(-1)).toMatchObject({ closeReason: 'refused' })
-  })
-
-  it('resets when the only endpoint is nowhere to be reached', async () => {
-    const [address] = lab.setService(`gone-${route}`, [pod], [port])
-    const gone = `${crypto.randomUUID()}`
-    lab.writeManifest(`service-gone-${route}`, unreachableService(`gone-${route}`, address, gone))
-    await expect
-      .poll(() => lab.admin('client', '/status').then((s) => JSON.parse(s).catalogue.version), {
-        timeout: 10_000,
+    it('echoes, and is the route that the access line names', async () => {
+      expect(await client('echo', service)).toEqual({ first: 'one', rest: 4, by: 'end' })
+      await report()
+      const line = (await accessLines('client')).at(-1)
+      expect(line).toMatchObject({
+        route,
+        service: `default/${service}:${port}`,
+        bytesSent: 13,
+        bytesReceived: 8,
       })
-      .toBeGreaterThan(1)
-    const result = await client('failing', `gone-${route}`, port)
-    expect(result).toEqual({ bytes: 0, by: 'reset' })
-    const line = (await accessLines('client')).at(-1)
-    expect(['unreachable', 'timeout', 'no-endpoint']).toContain(line?.closeReason)
-  })
+      expect(line).toMatchObject({ closeReason: 'closed', podUid: lab.pod(pod).uid })
+      expect((await accessLines(pod)).at(-1)).toMatchObject({ direction: 'inbound', closeReason: 'closed' })
+    })
 
-  it('goes on when the server is restarted under load, and no connection hangs', async () => {
-    const argv = lab.node('test/conformance/client.ts', 'steady-new-connections', service, String(port))
-    const load = lab.spawn('client', argv)
-    const ended = new Promise<string>((resolve) => load.stdout?.once('data', (data) => resolve(String(data))))
-    const count = async () => (await accessLines('client')).filter((l) => l.closeReason === 'closed').length
-    const before = await count()
-    await expect.poll(count, { timeout: 10_000 }).toBeGreaterThan(before + 5)
-    await lab.stopServer('KILL')
-    await lab.startServer()
-    const after = await count()
-    await expect.poll(count, { timeout: 15_000 }).toBeGreaterThan(after + 5)
-    load.stdin?.write('stop\n')
-    const { good, failures } = JSON.parse(await ended) as { good: number; failures: string[] }
-    expect(good).toBeGreaterThan(10)
-    // Directly nobody notices; through the relay the connections of the moment are reset, and the next ones wait.
-    expect(failures.length).toBeLessThanOrEqual(route === 'direct' ? 0 : 3)
-    servers.get(pod)?.forget()
-  })
+    it('lets the client end first and still receive the answer', async () => {
+      expect(await client('client-fin-first', service)).toEqual({ correct: true })
+      expect(await report()).toMatchObject({ bytes: 100_000, by: 'end' })
+    })
 
-  it('resets the streams of a peer that is killed, and reaches it again once it is back', async () => {
-    const steady = lab.spawn(
-      'client',
-      lab.node('test/conformance/client.ts', 'steady-one-connection', service, String(port)),
-    )
-    await new Promise((resolve) => steady.stderr?.once('data', resolve))
-    const ended = new Promise<string>((resolve) =>
-      steady.stdout?.once('data', (data) => resolve(String(data))),
-    )
-    await lab.stopSidecar(pod, 'KILL')
-    expect(JSON.parse(await ended)).toMatchObject({ lived: false })
-    await lab.startSidecar(pod)
-    await expect
-      .poll(() => client('echo', service).catch(() => ({})), { timeout: 15_000 })
-      .toMatchObject({ first: 'one', by: 'end' })
+    it('lets the server end first and still receive what the client sends', async () => {
+      expect(await client('server-fin-first', service)).toEqual({ received: 3, by: 'end' })
+      expect(await report()).toMatchObject({ bytes: 100_000, sha256: hashOf(100_000, 2), by: 'end' })
+    })
+
+    it('shows the client a reset when the server resets', async () => {
+      expect(await client('server-reset', service)).toEqual({ bytes: 1_000, by: 'reset' })
+      await report()
+    })
+
+    it('shows the server a reset when the client resets', async () => {
+      await client('client-reset', service)
+      expect(await report()).toMatchObject({ bytes: 1_000, by: 'reset' })
+    })
+
+    it(`carries ${bulk} bytes up without a wrong one`, async () => {
+      expect(await client('upload', service, port, bulk)).toEqual({ correct: true })
+      expect(await report()).toMatchObject({ bytes: bulk, by: 'end' })
+    })
+
+    it(`carries ${bulk} bytes down without a wrong one, and takes at most 110 MB of memory for it`, async () => {
+      for (const part of ['client', pod]) await restartSidecar(part)
+      const received = await client('download', service, port, bulk)
+      expect(received).toEqual({ bytes: bulk, sha256: hashOf(bulk, 5), by: 'end' })
+      await report()
+      for (const part of ['client', pod]) expect(await rssMiB(part)).toBeLessThanOrEqual(110)
+    })
+
+    it('carries 500 connections at once', async () => {
+      expect(await client('concurrent', service, port, 500)).toEqual({ correct: 500 })
+      for (let i = 0; i < 500; i++) await report()
+    })
+
+    it('pushes back when the reader stops, with bounded memory on the way', async () => {
+      const { taken } = (await client('slow-reader', service)) as { taken: number }
+      await report()
+      expect(taken).toBeLessThan(40_000_000)
+      for (const part of ['client', pod]) expect(await rssMiB(part)).toBeLessThan(150)
+    })
+
+    it('resets when nothing listens on the declared port', async () => {
+      expect(await client('failing', service, 5432)).toEqual({ bytes: 0, by: 'reset' })
+      expect((await accessLines('client')).at(-1)).toMatchObject({ closeReason: 'refused' })
+    })
+
+    it('resets when the service has no such port', async () => {
+      expect(await client('failing', service, 9_999)).toEqual({ bytes: 0, by: 'reset' })
+      expect((await accessLines('client')).at(-1)).toMatchObject({ closeReason: 'refused' })
+    })
+
+    it('resets when the only endpoint is nowhere to be reached', async () => {
+      const [address] = lab.setService(`gone-${route}`, [pod], [port])
+      const gone = `${crypto.randomUUID()}`
+      lab.writeManifest(`service-gone-${route}`, unreachableService(`gone-${route}`, address, gone))
+      await expect
+        .poll(() => lab.admin('client', '/status').then((s) => JSON.parse(s).catalogue.version), {
+          timeout: 10_000,
+        })
+        .toBeGreaterThan(1)
+      const result = await client('failing', `gone-${route}`, port)
+      expect(result).toEqual({ bytes: 0, by: 'reset' })
+      const line = (await accessLines('client')).at(-1)
+      expect(['unreachable', 'timeout', 'no-endpoint']).toContain(line?.closeReason)
+    })
+
+    it('goes on when the server is restarted under load, and no connection hangs', async () => {
+      const argv = lab.node('test/conformance/client.ts', 'steady-new-connections', service, String(port))
+      const load = lab.spawn('client', argv)
+      const ended = new Promise<string>((resolve) =>
+        load.stdout?.once('data', (data) => resolve(String(data))),
+      )
+      const count = async () => (await accessLines('client')).filter((l) => l.closeReason === 'closed').length
+      const before = await count()
+      await expect.poll(count, { timeout: 10_000 }).toBeGreaterThan(before + 5)
+      await lab.stopServer('KILL')
+      await lab.startServer()
+      const after = await count()
+      await expect.poll(count, { timeout: 15_000 }).toBeGreaterThan(after + 5)
+      load.stdin?.write('stop\n')
+      const { good, failures } = JSON.parse(await ended) as { good: number; failures: string[] }
+      expect(good).toBeGreaterThan(10)
+      // Directly nobody notices; through the relay the connections of the moment are reset, and the next ones wait.
+      expect(failures.length).toBeLessThanOrEqual(route === 'direct' ? 0 : 3)
+      servers.get(pod)?.forget()
+    })
+
+    it('resets the streams of a peer that is killed, and reaches it again once it is back', async () => {
+      const steady = lab.spawn(
+        'client',
+        lab.node('test/conformance/client.ts', 'steady-one-connection', service, String(port)),
+      )
+      await new Promise((resolve) => steady.stderr?.once('data', resolve))
+      const ended = new Promise<string>((resolve) =>
+        steady.stdout?.once('data', (data) => resolve(String(data))),
+      )
+      await lab.stopSidecar(pod, 'KILL')
+      expect(JSON.parse(await ended)).toMatchObject({ lived: false })
+      await lab.startSidecar(pod)
+      await expect
+        .poll(() => client('echo', service).catch(() => ({})), { timeout: 15_000 })
+        .toMatchObject({ first: 'one', by: 'end' })
+    })
   })
 })
 

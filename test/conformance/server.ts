@@ -32,7 +32,14 @@ async function serve(socket: Socket): Promise<object> {
     socket.resetAndDestroy()
     return {}
   }
-  if (mode === 'await-reset') return receiveAll(socket)
+  if (mode === 'await-reset') {
+    let bytes = 0
+    socket.on('data', (chunk) => {
+      bytes += chunk.length
+      if (bytes === Number(amount)) socket.write('got\n')
+    })
+    return receiveAll(socket)
+  }
   if (mode === 'slow') {
     socket.pause()
     return {}

@@ -10,7 +10,7 @@ import type { Socket } from 'node:net'
  * - `source N SEED`   send N bytes of the stream of SEED, then the FIN
  * - `fin-first`       send `bye` and the FIN at once, then read on; the server's log line says how much came
  * - `reset N`         send N bytes, then reset
- * - `await-reset`     read until the connection ends; the server prints how it ended
+ * - `await-reset N`   say `got` after N bytes and read on; the server prints how the connection ended
  * - `slow N`          read N bytes, then stop reading for good
  */
 export const modes = ['echo', 'sink', 'source', 'fin-first', 'reset', 'await-reset', 'slow'] as const

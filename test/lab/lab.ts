@@ -51,6 +51,8 @@ export interface UpOptions {
   manifests?: string
   /** More options of the server, as `--leaf-lifetime 30s`. */
   serverOptions?: readonly string[]
+  /** More environment of every sidecar. */
+  environment?: Readonly<Record<string, string>>
   onProgress?: (step: string) => void
 }
 
@@ -68,6 +70,7 @@ interface State {
   name: string
   rttMs: number
   serverOptions: readonly string[]
+  environment: Readonly<Record<string, string>>
   pods: LabPod[]
   services: ServiceSpec[]
 }
@@ -96,8 +99,9 @@ export class Lab {
     const folder = join(labsFolder, name)
     if (existsSync(folder))
       throw labError(`Cannot make lab ${name}: it is there. Take it down first, or choose another name.`)
-    const { rttMs = 0, serverOptions = [], onProgress = () => undefined } = options
-    const state = { name, rttMs, serverOptions, pods: [], services: baseServices(options.ports ?? []) }
+    const { rttMs = 0, serverOptions = [], environment = {}, onProgress = () => undefined } = options
+    const services = baseServices(options.ports ?? [])
+    const state = { name, rttMs, serverOptions, environment, pods: [], services }
     const lab = new Lab(state)
     try {
       await lab.#build(options, onProgress)
@@ -250,6 +254,7 @@ export class Lab {
       EDGEMESH_TRUST_BUNDLE_FILE: join(this.folder, 'server/ca.crt'),
       EDGEMESH_STATE_DIR: join(state, 'state'),
       EDGEMESH_DRAIN_SECONDS: '5',
+      ...this.#state.environment,
     }
     const [node = '', ...rest] = this.node('sidecar/main.ts', 'run')
     const argv = [node, ...sidecarFlags, ...rest]

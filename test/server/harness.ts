@@ -127,7 +127,7 @@ export class TestServer {
     this.source = source
     this.metrics = new ServerMetrics()
     const { metrics } = this
-    this.relay = new Relay('test', metrics, log, { ...relayLimits, ...options.limits })
+    this.relay = new Relay('test', metrics, log, () => ({}), { ...relayLimits, ...options.limits })
     const keys = new KeyVerifier(join(folder, 'keys.json'), issuer, log)
     const hub = new Hub({
       trustDomain,

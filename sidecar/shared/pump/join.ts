@@ -2,11 +2,20 @@ import type { Socket } from 'node:net'
 import { descriptorOf } from '../descriptor.ts'
 import { pause } from '../lifecycle.ts'
 import { isTcp } from '../reset.ts'
-import type { Side, Splice } from '../splice.ts'
+import type { Side, Splice, SpliceOptions } from '../splice.ts'
+import { bulkBytesOf, type FastPathMode } from './mode.ts'
 import type { Pump } from './pump.ts'
 
 /** How long a slow reader may hold the move up, in ms; after it the splice goes on as before, until bulk is seen again. */
 const patienceMs = 200
+
+/** For splices of two sockets: bulk goes to the pump. */
+export function joinOptions(pump: Pump, mode: FastPathMode): SpliceOptions {
+  if (mode === 'never') return {}
+  const bulkBytes = bulkBytesOf(mode)
+  const onBulk = (splice: Splice) => void joinByPump(splice, pump)
+  return { onBulk, ...(bulkBytes === undefined ? {} : { bulkBytes }) }
+}
 
 const busy = new WeakSet<Splice>()
 

@@ -5,8 +5,6 @@ import { close, closeWithReset, dup, epoll, eventfd, setDeadPeerTimeout, wake } 
 import type { Order, Report, WorkerData } from './messages.ts'
 import type { TlsIdentity } from './openssl.ts'
 
-/** Connections in the worker at once; more stay in JavaScript. Each has up to five descriptors. */
-const maxConnections = 512
 /** Each may hold two descriptors and half a megabyte of the user's pipe pages. */
 const maxPipes = 32
 /** A worker that died is replaced at the next use, but not at once again and again; in ms. */
@@ -60,6 +58,7 @@ export interface PumpUse {
  */
 export class Pump {
   readonly #log: Logger
+  readonly #maxConnections: number
   readonly #jobs = new Map<number, Job>()
   #running: { worker: Worker; wakeFd: number; epollFd: number; pipes: number[] } | undefined
   #identity: TlsIdentity | undefined
@@ -67,12 +66,14 @@ export class Pump {
   #notBefore = 0
   #closed = false
 
-  constructor(log: Logger) {
+  /** Beyond `maxConnections` they stay in JavaScript; each has up to five descriptors. */
+  constructor(log: Logger, maxConnections = 512) {
     this.#log = log
+    this.#maxConnections = maxConnections
   }
 
   get available(): boolean {
-    return !this.#closed && this.#jobs.size < maxConnections && performance.now() >= this.#notBefore
+    return !this.#closed && this.#jobs.size < this.#maxConnections && performance.now() >= this.#notBefore
   }
 
   get use(): PumpUse {
