@@ -39,7 +39,7 @@ export interface ChannelOwner {
   onWelcome(channel: Channel, resume: { epoch: string; version: number } | undefined): void
   onSubscribe(channel: Channel, service: string): void
   onUnsubscribe(channel: Channel, service: string): void
-  onRelay(channel: Channel, podUid: string, id: number): void
+  onRelay(channel: Channel, podUid: string, id: number): Promise<void>
   onBye(channel: Channel): void
   onClose(channel: Channel): void
   onRefused(code: string): void
@@ -88,6 +88,10 @@ export class Channel implements Presence {
     return this.#identity?.podUid ?? ''
   }
 
+  get open(): boolean {
+    return this.#socket.readyState === this.#socket.OPEN
+  }
+
   get identity(): PodIdentity | undefined {
     return this.#identity
   }
@@ -98,13 +102,13 @@ export class Channel implements Presence {
 
   /** One text may be shared by thousands of channels. */
   sendText(text: string): void {
-    if (this.#socket.readyState !== this.#socket.OPEN) return
+    if (!this.open) return
     this.#socket.send(text)
     if (this.#socket.bufferedAmount > maxUnread) this.#socket.terminate()
   }
 
   end(code: number, error: string, message: string): void {
-    if (this.#socket.readyState !== this.#socket.OPEN) return
+    if (!this.open) return
     this.send({ type: 'error', code: error, message })
     this.#socket.close(code)
     setTimeout(() => this.#socket.terminate(), 1_000).unref() // it need not answer the close
@@ -114,7 +118,7 @@ export class Channel implements Presence {
   checkAlive(): void {
     if (!this.#heard) this.#socket.terminate()
     this.#heard = false
-    if (this.#socket.readyState === this.#socket.OPEN) this.#socket.ping()
+    if (this.open) this.#socket.ping()
   }
 
   #onData(text: string, isBinary: boolean): void {
@@ -125,7 +129,7 @@ export class Channel implements Presence {
     }
     this.#queue = this.#queue.then(async () => {
       this.#queued--
-      if (this.#socket.readyState !== this.#socket.OPEN) return
+      if (!this.open) return
       try {
         if (isBinary) throw new EdgeMeshError('bad-message', 'Cannot read the message: it is binary.')
         await this.#onMessage(decodeClientMessage(text))
@@ -176,7 +180,7 @@ export class Channel implements Presence {
         this.#owner.onUnsubscribe(this, message.service)
         break
       case 'relay':
-        if (this.#relays.take()) this.#owner.onRelay(this, message.podUid, message.id)
+        if (this.#relays.take()) void this.#owner.onRelay(this, message.podUid, message.id)
         else this.send({ type: 'failed', id: message.id, code: 'limit', message: 'too many relay requests' })
         break
       case 'bye':
@@ -188,7 +192,7 @@ export class Channel implements Presence {
   async #onHello(hello: Extract<ClientMessage, { type: 'hello' }>): Promise<void> {
     const certificate = await this.#certify(hello.request)
     // Closed meanwhile: its close has been dealt with, so the place that it took now would never be left.
-    if (this.#socket.readyState !== this.#socket.OPEN) return
+    if (!this.open) return
     this.send({
       type: 'welcome',
       v: 1,

@@ -1,7 +1,7 @@
 import type { WebSocket } from 'ws'
 import type { CertificateAuthority } from '#shared/authority/certificate-authority.ts'
 import type { Endpoint } from '#shared/catalogue.ts'
-import { codeOf, EdgeMeshError } from '#shared/errors.ts'
+import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import type { PodIdentity } from '#shared/identity.ts'
 import type { Logger } from '#shared/log.ts'
 import type { Secret } from '#shared/secret.ts'
@@ -28,12 +28,14 @@ export interface HubOptions {
   relay: Relay
   metrics: ServerMetrics
   log: Logger
+  /** How long a pod is expected back, in ms; see Registry. */
+  returnMs?: number
 }
 
 /** All control channels: who is present, what each follows, and what changes are sent to whom. */
 export class Hub implements ChannelOwner {
   readonly #options: HubOptions
-  readonly #registry = new Registry()
+  readonly #registry: Registry
   /** Every open channel, welcomed or not. */
   readonly #channels = new Set<Channel>()
   readonly #followers = new Map<string, Set<Channel>>()
@@ -47,6 +49,7 @@ export class Hub implements ChannelOwner {
   constructor(options: HubOptions) {
     const { source, metrics } = options
     this.#options = options
+    this.#registry = new Registry(options.returnMs)
     this.#history = new IndexHistory(source.state.services)
     this.#stopListening = source.onChange((next, previous) => this.#onChange(next, previous))
     this.#timer = setInterval(() => {
@@ -137,8 +140,11 @@ export class Hub implements ChannelOwner {
     if (followers?.size === 0) this.#followers.delete(service)
   }
 
-  onRelay(channel: Channel, podUid: string, id: number): void {
-    const acceptor = this.#registry.find(podUid)
+  /** Never rejects. The dialer may be gone once the acceptor is back: then nothing is issued. */
+  async onRelay(channel: Channel, podUid: string, id: number): Promise<void> {
+    const known = this.#options.source.state.pods.has(podUid)
+    const acceptor = known ? await this.#registry.find(podUid) : undefined
+    if (!channel.open) return
     const fail = (code: 'peer-absent' | 'forbidden' | 'limit', message: string) =>
       channel.send({ type: 'failed', id, code, message })
     if (acceptor === channel) {
@@ -154,8 +160,7 @@ export class Hub implements ChannelOwner {
       acceptor.send({ type: 'incoming', ticket: tickets.acceptor })
       channel.send({ type: 'ticket', id, ticket: tickets.dialer })
     } catch (error) {
-      if (codeOf(error) !== 'limit') throw error
-      fail('limit', (error as Error).message)
+      fail('limit', sentenceOf(error)) // the one reason that the relay has
     }
   }
 
@@ -165,7 +170,7 @@ export class Hub implements ChannelOwner {
 
   onClose(channel: Channel): void {
     this.#channels.delete(channel)
-    this.#registry.leave(channel)
+    this.#registry.leave(channel, true)
     for (const service of channel.subscriptions) this.onUnsubscribe(channel, service)
     if (channel.identity !== undefined)
       this.log.info({ pod: channel.podUid, present: this.#registry.size }, 'pod left')

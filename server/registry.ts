@@ -1,3 +1,4 @@
+import { pause } from '#shared/lifecycle.ts'
 import type { ServerMessage } from '#shared/wire.ts'
 
 /** A pod's control channel, as others see it. */
@@ -8,10 +9,23 @@ export interface Presence {
   end(code: number, error: string, message: string): void
 }
 
-/** Which pods are connected to this replica. */
+/** How long a pod that lost its channel, or has not found a server that just started, is expected back, in ms. */
+export const returnMs = 3_000
+
+/** Which pods are connected to this replica, and which may be back in a moment. */
 export class Registry {
   readonly #byPod = new Map<string, Presence>()
+  /** When pods left that did not say bye, oldest first; no older than `returnMs`. */
+  readonly #left = new Map<string, number>()
+  readonly #waiting = new Map<string, Set<(presence: Presence) => void>>()
+  readonly #returnMs: number
+  readonly #startedAt: number
   #version = 0
+
+  constructor(returnAfterMs = returnMs, now = performance.now()) {
+    this.#returnMs = returnAfterMs
+    this.#startedAt = now
+  }
 
   /** Counts up at each change of who is here. */
   get version(): number {
@@ -26,22 +40,51 @@ export class Registry {
     return this.#byPod.values()
   }
 
-  find(podUid: string): Presence | undefined {
-    return this.#byPod.get(podUid)
-  }
-
   /** Takes the pod's place; returns the channel that had it. */
   take(presence: Presence): Presence | undefined {
     const before = this.#byPod.get(presence.podUid)
     if (before === undefined) this.#version++
     this.#byPod.set(presence.podUid, presence)
+    this.#left.delete(presence.podUid)
+    for (const resolve of this.#waiting.get(presence.podUid) ?? []) resolve(presence)
     return before
   }
 
-  /** Does nothing when another channel has taken the place. */
-  leave(presence: Presence): void {
-    if (this.#byPod.get(presence.podUid) !== presence) return
-    this.#byPod.delete(presence.podUid)
+  /**
+   * Does nothing when another channel has taken the place. `expected` when the pod lost its channel without a word:
+   * its sidecar or its network will likely be back.
+   */
+  leave(presence: Presence, expected = false, now = performance.now()): void {
+    const { podUid } = presence
+    if (this.#byPod.get(podUid) !== presence) return
+    this.#byPod.delete(podUid)
     this.#version++
+    if (!expected) return
+    for (const [uid, at] of this.#left) {
+      if (now - at < this.#returnMs) break
+      this.#left.delete(uid)
+    }
+    this.#left.set(podUid, now)
+  }
+
+  /**
+   * The pod's channel, waited for where it may be back in a moment: after a restart of this server, or of the pod's
+   * sidecar, the two sides of a connection come back in any order, and neither should be told that the other is gone.
+   */
+  async find(podUid: string, now = performance.now()): Promise<Presence | undefined> {
+    const present = this.#byPod.get(podUid)
+    const waitMs = Math.max(this.#startedAt, this.#left.get(podUid) ?? 0) + this.#returnMs - now
+    if (present !== undefined || waitMs <= 0) return present
+    const back = Promise.withResolvers<Presence>()
+    const waiting = this.#waiting.get(podUid) ?? new Set()
+    this.#waiting.set(podUid, waiting.add(back.resolve))
+    const given = new AbortController()
+    try {
+      return await Promise.race([back.promise, pause(waitMs, given.signal).then(() => undefined)])
+    } finally {
+      given.abort()
+      waiting.delete(back.resolve)
+      if (waiting.size === 0) this.#waiting.delete(podUid)
+    }
   }
 }

@@ -67,6 +67,7 @@ class Parts {
       identity,
       hello: () => this.watch.hello(),
       onMessage: (message) => this.#onMessage(message),
+      onLost: () => this.relay.onLost(),
       metrics: this.metrics,
       log,
     })

@@ -39,6 +39,8 @@ export interface ChannelOptions {
   hello: () => Pick<Extract<ClientMessage, { type: 'hello' }>, 'resume' | 'subscriptions'>
   /** Every message of the server but `welcome` and `certificate`, which the channel deals with itself. */
   onMessage: (message: ServerMessage) => void
+  /** The channel that was up is down. */
+  onLost: () => void
   metrics: SidecarMetrics
   log: Logger
 }
@@ -49,6 +51,7 @@ export class ControlChannel {
   readonly #aborter = new AbortController()
   #socket: WebSocket | undefined
   #up = false
+  #welcomes = 0
   /** Told when the channel comes up. */
   readonly #waiting = new Set<() => void>()
   #server: ServerAddress
@@ -63,6 +66,11 @@ export class ControlChannel {
   /** Whether the server has welcomed us and the channel is open. */
   get up(): boolean {
     return this.#up
+  }
+
+  /** How often a server has welcomed us: two moments with the same count had the same channel. */
+  get welcomes(): number {
+    return this.#welcomes
   }
 
   /** Resolves once the channel is up; rejects with `not-connected` when that takes longer than `ms`. */
@@ -129,8 +137,10 @@ export class ControlChannel {
         const line = { server: this.#server, attempt, error: sentenceOf(error) }
         if (!signal.aborted)
           log[attempt % 50 === 0 ? 'warn' : 'debug'](line, 'cannot reach the server; trying again')
-      } finally {
+      }
+      if (this.#up) {
         this.#up = false
+        this.#options.onLost()
       }
       await pause(waitMs + fullJitter(attempt, reconnectBaseMs, capMs), signal)
     }
@@ -197,6 +207,7 @@ export class ControlChannel {
       this.#scheduleRenewal(message.certificate.notAfter)
       if (message.type === 'welcome') {
         this.#up = true
+        this.#welcomes++
         for (const resolve of this.#waiting) resolve()
         log.info({ server: this.#server, replica: message.replica }, 'connected to the server')
       }

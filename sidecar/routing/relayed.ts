@@ -36,8 +36,18 @@ export class RelayClient {
     return this.#channel.up
   }
 
-  /** A byte stream to the peer's tunnel endpoint, through the server. */
+  /** A byte stream to the peer's tunnel endpoint, through the server; once more if the server went away meanwhile. */
   async dial(podUid: string): Promise<Duplex> {
+    const { welcomes } = this.#channel
+    try {
+      return await this.#dialOnce(podUid)
+    } catch (error) {
+      if (this.#channel.up && this.#channel.welcomes === welcomes) throw error
+      return this.#dialOnce(podUid)
+    }
+  }
+
+  async #dialOnce(podUid: string): Promise<Duplex> {
     try {
       const stream = await joinRelay(this.#channel.server, await this.#ticket(podUid))
       this.#metrics.relayJoins.inc({ side: 'dialer', outcome: 'joined' })
@@ -46,6 +56,12 @@ export class RelayClient {
       this.#metrics.relayJoins.inc({ side: 'dialer', outcome: codeOf(error) })
       throw error
     }
+  }
+
+  /** The server that our requests were sent to is gone: nobody will answer them. */
+  onLost(): void {
+    for (const [id, answer] of this.#pending)
+      answer({ type: 'failed', id, code: 'peer-absent', message: 'the server went away' })
   }
 
   /** The server's answer to one of our requests. */

@@ -60,6 +60,16 @@ export class Router {
    * should be shown (`refused`, `timeout`, `unreachable`, `forbidden`...).
    */
   async connect(target: Target, signal: AbortSignal): Promise<Connected> {
+    try {
+      return await this.#connectOnce(target, signal)
+    } catch (error) {
+      // A pooled session may be found dead only now (its server or its NAT is gone); nothing was sent on the stream.
+      if (codeOf(error) !== 'reset' || signal.aborted) throw error
+      return this.#connectOnce(target, signal)
+    }
+  }
+
+  async #connectOnce(target: Target, signal: AbortSignal): Promise<Connected> {
     const { self } = this.#options
     const podUid = target.endpoint.podUid ?? ''
     const steps = plan(target.endpoint, self, this.#knowledgeOf(podUid), performance.now())

@@ -327,9 +327,20 @@ describe('a relay request', () => {
     await Promise.all([dialer.close(), acceptor.close()])
   })
 
+  it('waits for a pod that lost its channel a moment ago', async () => {
+    const [dialer, acceptor] = [await TestClient.join(server, alice), await TestClient.join(server, bob)]
+    await acceptor.close()
+    await server.until('pods_present', 1)
+    dialer.send({ type: 'relay', id: 3, podUid: bob.uid })
+    const back = await TestClient.join(server, bob)
+    const [ticket] = await Promise.all([dialer.next('ticket'), back.next('incoming')])
+    expect(ticket.id).toBe(3)
+    await Promise.all([dialer.close(), back.close()])
+  })
+
   it('is limited, and the channel stays', async () => {
     const client = await TestClient.join(server, alice)
-    for (let id = 1; id <= 400; id++) client.send({ type: 'relay', id, podUid: bob.uid })
+    for (let id = 1; id <= 400; id++) client.send({ type: 'relay', id, podUid: stranger.uid })
     for (let id = 1; id <= 400; id++) expect((await client.next('failed')).id).toBe(id)
     expect(client.received).toContainEqual(expect.objectContaining({ type: 'failed', code: 'limit' }))
     client.send({ type: 'subscribe', service: 'shop/echo' })
