@@ -27,7 +27,7 @@ case $task in
   test) wanted="$lab telnet:telnet dig:dnsutils conntrack:conntrack" ;;
   image) wanted='strip:binutils tar:tar' ;;
   cluster) wanted="$lab strip:binutils tar:tar gcc:gcc curl:curl pgrep:procps" ;;
-  bench) wanted="$lab haproxy:haproxy iperf3:iperf3 wrk:wrk openssl:openssl" ;;
+  bench) wanted="$lab haproxy:haproxy iperf3:iperf3 wrk:wrk openssl:openssl dnsperf:dnsperf" ;;
   *) wanted= ;;
 esac
 

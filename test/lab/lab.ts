@@ -8,11 +8,13 @@ import { ports, SIDECAR_UID } from '#shared/ports.ts'
 import { deleteNamespaces, makeNetwork, makePod, namespaceOf, namespacesOf, setUplink } from './network.ts'
 import {
   appFolder,
+  bundledScripts,
   commandIn,
   type Daemon,
   labError,
   labsFolder,
   logIn,
+  makeBundle,
   nodeCommand,
   pidIn,
   type Signal,
@@ -53,6 +55,8 @@ export interface UpOptions {
   serverOptions?: readonly string[]
   /** More environment of every sidecar. */
   environment?: Readonly<Record<string, string>>
+  /** Runs sidecars and server from the bundle of the image instead of from the sources. */
+  bundled?: boolean
   onProgress?: (step: string) => void
 }
 
@@ -71,6 +75,7 @@ interface State {
   rttMs: number
   serverOptions: readonly string[]
   environment: Readonly<Record<string, string>>
+  bundled: boolean
   pods: LabPod[]
   services: ServiceSpec[]
 }
@@ -99,9 +104,10 @@ export class Lab {
     const folder = join(labsFolder, name)
     if (existsSync(folder))
       throw labError(`Cannot make lab ${name}: it is there. Take it down first, or choose another name.`)
-    const { rttMs = 0, serverOptions = [], environment = {}, onProgress = () => undefined } = options
+    const { rttMs = 0, serverOptions = [], environment = {}, bundled = false } = options
+    const { onProgress = () => undefined } = options
     const services = baseServices(options.ports ?? [])
-    const state = { name, rttMs, serverOptions, environment, pods: [], services }
+    const state = { name, rttMs, serverOptions, environment, bundled, pods: [], services }
     const lab = new Lab(state)
     try {
       await lab.#build(options, onProgress)
@@ -203,7 +209,7 @@ export class Lab {
 
   /** The command line of a script of this project, for `spawn` and `run`. */
   node(script: string, ...args: string[]): string[] {
-    return nodeCommand(script, ...args)
+    return nodeCommand((this.#state.bundled && bundledScripts[script]) || script, ...args)
   }
 
   /** What the pod's sidecar (or the server, on mkmaster1) answers on its admin port. */
@@ -333,7 +339,7 @@ export class Lab {
     await Promise.all([
       makeNetwork(this.name, this.#state.rttMs > 0),
       makeKeys(this.folder),
-      warmCompileCache(),
+      this.#state.bundled ? makeBundle() : warmCompileCache(),
     ])
     for (const spec of basePods) this.#state.pods.push(this.#describe(spec))
     this.#save()

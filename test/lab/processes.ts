@@ -6,6 +6,7 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs'
@@ -144,6 +145,19 @@ export async function warmCompileCache(): Promise<void> {
   ]
   await mustRun([...isolated, script.join(' && '), 'sh', project, appFolder])
   writeFileSync(marker, '')
+}
+
+/** What the image runs instead of the sources. */
+export const bundledScripts: Readonly<Record<string, string>> = {
+  'sidecar/main.ts': '.cache/bundle/sidecar.js',
+  'server/main.ts': '.cache/bundle/server.js',
+}
+
+export async function makeBundle(): Promise<void> {
+  const folder = join(project, '.cache/bundle')
+  rmSync(folder, { recursive: true, force: true })
+  const { bundle } = await import('../../manifests/image/bundle.ts') // esbuild is loaded only where it is used
+  await bundle(folder)
 }
 
 /** Changes whenever a source of the lab's processes does. */
