@@ -24,6 +24,7 @@ export async function iperf(
 }
 
 export interface Requests {
+  count: number
   perSecond: number
   p50Ms: number
   p99Ms: number
@@ -48,7 +49,8 @@ export async function wrk(
   // wrk counts the end of a connection that was asked to close as a read error where its answer came with it.
   if (failed !== undefined && !/connect 0, read \d+, write 0, timeout 0/.test(failed))
     throw new Error(`wrk to ${host}:${port}: ${failed}`)
-  return { perSecond, p50Ms: latency(stdout, 50), p99Ms: latency(stdout, 99) }
+  const count = Number(/(\d+) requests in/.exec(stdout)?.[1])
+  return { count, perSecond, p50Ms: latency(stdout, 50), p99Ms: latency(stdout, 99) }
 }
 
 function latency(output: string, percent: number): number {

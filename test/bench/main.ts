@@ -13,6 +13,7 @@ const cases: readonly BenchCase[] = [...tunnelCases, ...passthroughCases]
 interface Options {
   rounds: number
   json: boolean
+  cpuProf?: string
 }
 
 /** Measures a case round by round, ours and the peer in turn. */
@@ -36,18 +37,25 @@ async function bench(names: string[], options: Options): Promise<void> {
   const unknown = names.find((n) => !cases.some((c) => c.name.startsWith(n)))
   if (unknown !== undefined)
     throw new Error(`Cannot run "${unknown}": the cases are ${cases.map((c) => c.name).join(', ')}.`)
+  const nodeFlags = options.cpuProf === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${options.cpuProf}`]
   const rows: Row[] = []
   for (const rttMs of new Set(chosen.map((c) => c.rttMs))) {
     const name = `bench-${process.pid}-${rttMs}`
     const stop = () => void Lab.down(name).finally(() => process.exit(130))
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, stop)
     try {
-      const rig = await Rig.in(await Lab.up({ name, rttMs, bundled: true }))
+      const rig = await Rig.in(await Lab.up({ name, rttMs, bundled: true, nodeFlags }))
       for (const one of chosen.filter((c) => c.rttMs === rttMs)) {
         const measured = await measure(one, await one.prepare(rig), options.rounds)
         rows.push(...measured)
         if (!options.json) print(one, measured)
       }
+      // A profile is written by a process that ends by itself.
+      if (nodeFlags.length > 0)
+        await Promise.all([
+          ...rig.lab.pods.map(({ name: pod }) => rig.lab.stopSidecar(pod)),
+          rig.lab.stopServer(),
+        ])
     } finally {
       for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, stop)
       await Lab.down(name)
@@ -100,6 +108,7 @@ const program = new Command('npm run bench --')
     `which, also by a common beginning; default all: ${cases.map((c) => c.name).join(', ')}`,
   )
   .option('--rounds <number>', 'how many rounds', parseRounds, 5)
+  .option('--cpu-prof <folder>', 'writes profiles of our processes; the folder must be writable for all')
   .option('--json', 'prints one JSON object', false)
   .action(bench)
 

@@ -57,6 +57,8 @@ export interface UpOptions {
   environment?: Readonly<Record<string, string>>
   /** Runs sidecars and server from the bundle of the image instead of from the sources. */
   bundled?: boolean
+  /** More flags of Node for every sidecar and the server, as `--cpu-prof`. */
+  nodeFlags?: readonly string[]
   onProgress?: (step: string) => void
 }
 
@@ -76,6 +78,7 @@ interface State {
   serverOptions: readonly string[]
   environment: Readonly<Record<string, string>>
   bundled: boolean
+  nodeFlags: readonly string[]
   pods: LabPod[]
   services: ServiceSpec[]
 }
@@ -104,10 +107,11 @@ export class Lab {
     const folder = join(labsFolder, name)
     if (existsSync(folder))
       throw labError(`Cannot make lab ${name}: it is there. Take it down first, or choose another name.`)
-    const { rttMs = 0, serverOptions = [], environment = {}, bundled = false } = options
+    const { rttMs = 0, serverOptions = [], environment = {} } = options
+    const { bundled = false, nodeFlags = [] } = options
     const { onProgress = () => undefined } = options
     const services = baseServices(options.ports ?? [])
-    const state = { name, rttMs, serverOptions, environment, bundled, pods: [], services }
+    const state = { name, rttMs, serverOptions, environment, bundled, nodeFlags, pods: [], services }
     const lab = new Lab(state)
     try {
       await lab.#build(options, onProgress)
@@ -227,7 +231,8 @@ export class Lab {
 
   async startServer(): Promise<void> {
     const stateDir = join(this.folder, 'server')
-    const argv = this.node('server/main.ts')
+    const [node = '', script = ''] = this.node('server/main.ts')
+    const argv = [node, ...this.#state.nodeFlags, script]
     argv.push(
       '--state-dir',
       stateDir,
@@ -263,7 +268,7 @@ export class Lab {
       ...this.#state.environment,
     }
     const [node = '', ...rest] = this.node('sidecar/main.ts', 'run')
-    const argv = [node, ...sidecarFlags, ...rest]
+    const argv = [node, ...sidecarFlags, ...this.#state.nodeFlags, ...rest]
     const ready = identified ? '"ready: the tunnel endpoint serves"' : '"started"'
     await this.#start(name, { part: name, argv, uid: SIDECAR_UID, env, ready })
   }

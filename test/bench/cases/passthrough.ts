@@ -1,8 +1,7 @@
 import type { BenchCase, Trial } from '../case.ts'
-import type { Values } from '../figures.ts'
 import { iperf, wrk } from '../load.ts'
 import type { Meter, Rig } from '../rig.ts'
-import { measureBulk, memoryFigures, startApps } from './tunnel.ts'
+import { measureBulk, measureRequests, memoryFigures, requestCpuFigure, startApps } from './tunnel.ts'
 
 const peerName = 'haproxy TCP'
 const pod = 'plain'
@@ -44,13 +43,14 @@ function requests(name: string, what: string, keepAlive: boolean, unit: string, 
     what,
     peerName,
     rttMs: 0,
-    figures: [{ metric: 'rate', unit, better: 'higher', least }],
+    figures: [{ metric: 'rate', unit, better: 'higher', least }, requestCpuFigure],
     async prepare(rig): Promise<Trial> {
-      const { service } = await sidesOf(rig)
-      const values = async (host: string, port: number): Promise<Values> => ({
-        rate: (await wrk(rig.lab, host, port, 32, keepAlive)).perSecond,
-      })
-      return { ours: () => values(service, httpPort), peer: () => values('127.0.0.1', proxied.http) }
+      const { service, ours, peer } = await sidesOf(rig)
+      const load = (host: string, port: number) => wrk(rig.lab, host, port, 32, keepAlive)
+      return {
+        ours: () => measureRequests(ours, () => load(service, httpPort)),
+        peer: () => measureRequests(peer, () => load('127.0.0.1', proxied.http)),
+      }
     },
   }
 }

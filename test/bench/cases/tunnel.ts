@@ -1,6 +1,6 @@
 import type { BenchCase, Trial } from '../case.ts'
 import type { Values } from '../figures.ts'
-import { iperf, wrk } from '../load.ts'
+import { iperf, type Requests, wrk } from '../load.ts'
 import { cpuOf, type Meter, memoryOf, type Rig } from '../rig.ts'
 
 const service = '10.96.0.21'
@@ -75,6 +75,18 @@ export async function measureBulk(
   }
 }
 
+/** Requests: rate, latency, and cpu of both ends per request. */
+export async function measureRequests(
+  meters: readonly Meter[],
+  run: () => Promise<Requests>,
+): Promise<Values> {
+  const before = cpuOf(meters)
+  const { count, perSecond, p50Ms, p99Ms } = await run()
+  return { rate: perSecond, p50: p50Ms, p99: p99Ms, cpu: ((cpuOf(meters) - before) / count) * 1e6 }
+}
+
+export const requestCpuFigure = { metric: 'cpu', unit: 'µs/req', better: 'lower' } as const
+
 export const memoryFigures = [
   { metric: 'rss', unit: 'MB', better: 'lower' },
   { metric: 'anonymous', unit: 'MB', better: 'lower' },
@@ -113,14 +125,14 @@ function requests(
     what,
     peerName,
     rttMs: 0,
-    figures,
+    figures: [...figures, requestCpuFigure],
     async prepare(rig): Promise<Trial> {
-      await sidesOf(rig)
-      const values = async (host: string, port: number): Promise<Values> => {
-        const { perSecond, p50Ms, p99Ms } = await wrk(rig.lab, host, port, connections, keepAlive)
-        return { rate: perSecond, p50: p50Ms, p99: p99Ms }
+      const sides = await sidesOf(rig)
+      const load = (host: string, port: number) => wrk(rig.lab, host, port, connections, keepAlive)
+      return {
+        ours: () => measureRequests(sides.ours, () => load(service, httpPort)),
+        peer: () => measureRequests(sides.peer, () => load('127.0.0.1', pair.http[0])),
       }
-      return { ours: () => values(service, httpPort), peer: () => values('127.0.0.1', pair.http[0]) }
     },
   }
 }
