@@ -1,3 +1,4 @@
+import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { Metrics } from '#shared/metrics.ts'
 
 /** Every metric of the server, in one place. */
@@ -15,6 +16,22 @@ export class ServerMetrics extends Metrics {
     'Requests to the API server, by method and status.',
     ['method', 'outcome'],
   )
+  readonly #pauses = monitorEventLoopDelay({ resolution: 10 })
+
+  constructor() {
+    super()
+    this.#pauses.enable()
+    this.gauge(
+      'event_loop_longest_pause_seconds',
+      'Longest pause of the event loop since the last scrape.',
+      () => {
+        const longest = this.#pauses.max / 1e9
+        this.#pauses.reset()
+        return longest
+      },
+    )
+  }
+
   readonly connections = this.counter('connections_total', 'Accepted connections, by their first byte.', [
     'kind',
   ])

@@ -63,7 +63,7 @@ export class SideAcceptor {
     socket.once('data', (first: Buffer) => {
       clearTimeout(timer)
       socket.pause()
-      if (first.equals(preamble)) this.#accept(socket)
+      if (first.equals(preamble)) void this.#accept(socket)
       else if (first[0] === tlsHandshake) {
         socket.off('error', onError)
         socket.unshift(first)
@@ -72,8 +72,8 @@ export class SideAcceptor {
     })
   }
 
-  #accept(socket: Duplex): void {
-    if (!this.#pump.available) {
+  async #accept(socket: Duplex): Promise<void> {
+    if (!(await this.#pump.ready())) {
       socket.destroy()
       return
     }

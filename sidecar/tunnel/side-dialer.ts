@@ -47,6 +47,7 @@ export class SideDialer {
     if (this.#pending.has(splice) || splice.isElsewhere || !this.#mayTry(bulk.podUid)) return
     this.#pending.add(splice)
     try {
+      if (!(await this.#pump.ready())) return
       await this.#secure(splice, bulk, await this.#open(bulk))
       this.#metrics.sideConnections.inc({ side: 'dialer', outcome: 'moved' })
     } catch (error) {

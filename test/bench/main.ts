@@ -3,12 +3,25 @@ import { Command, InvalidArgumentError } from 'commander'
 import { sentenceOf } from '#shared/errors.ts'
 import { Lab } from '../lab/lab.ts'
 import type { BenchCase, Trial } from './case.ts'
+import { channelCases } from './cases/channels.ts'
+import { dnsCases } from './cases/dns.ts'
+import { memoryCases } from './cases/memory.ts'
 import { passthroughCases } from './cases/passthrough.ts'
+import { relayCases } from './cases/relay.ts'
+import { rttCases } from './cases/rtt.ts'
 import { tunnelCases } from './cases/tunnel.ts'
 import { limit, type Round, type Row, summarize } from './figures.ts'
 import { Rig } from './rig.ts'
 
-const cases: readonly BenchCase[] = [...tunnelCases, ...passthroughCases]
+const cases: readonly BenchCase[] = [
+  ...tunnelCases,
+  ...passthroughCases,
+  ...relayCases,
+  ...rttCases,
+  ...dnsCases,
+  ...memoryCases,
+  ...channelCases,
+]
 
 interface Options {
   rounds: number
@@ -53,7 +66,7 @@ async function bench(names: string[], options: Options): Promise<void> {
       // A profile is written by a process that ends by itself.
       if (nodeFlags.length > 0)
         await Promise.all([
-          ...rig.lab.pods.map(({ name: pod }) => rig.lab.stopSidecar(pod)),
+          ...rig.lab.pods.filter((p) => p.sidecar).map((p) => rig.lab.stopSidecar(p.name)),
           rig.lab.stopServer(),
         ])
     } finally {

@@ -1,10 +1,12 @@
 import type { ChildProcess } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Lab } from '../lab/lab.ts'
 import { mustRun } from '../lab/shell.ts'
-import { machines } from '../lab/topology.ts'
+import { machines, podManifest } from '../lab/topology.ts'
+import type { MeshPod } from './load/mesh-client.ts'
 
 /** A lab made ready to be measured in, with the peers' processes beside ours. */
 export class Rig {
@@ -55,6 +57,26 @@ export class Rig {
   /** A script of this project as a process that speaks in lines of JSON. */
   script(where: string, script: string, ...args: string[]): LineProcess {
     return new LineProcess(this.lab.spawn(where, this.lab.node(script, ...args), { stdio: 'pipe' }), script)
+  }
+
+  /** Pods that the server knows and nobody runs: their tokens are for clients of the bench. */
+  async fakePods(prefix: string, count: number): Promise<MeshPod[]> {
+    const pods = Array.from({ length: count }, (_, i) => {
+      const uid = randomUUID()
+      const ips = [`10.250.${i >> 8}.${i & 255}`]
+      return { name: `${prefix}-${i}`, namespace: 'default', node: 'mkworker3', uid, ips, sidecar: true }
+    })
+    const folder = join(this.folder, prefix)
+    mkdirSync(folder, { recursive: true })
+    const made: MeshPod[] = []
+    for (const pod of pods) {
+      const tokenFile = join(folder, pod.name)
+      writeFileSync(tokenFile, await this.lab.token(pod))
+      made.push({ uid: pod.uid, tokenFile })
+    }
+    this.lab.writeManifest(`bench-${prefix}`, pods.map(podManifest))
+    await new Promise((resolve) => setTimeout(resolve, 1_000)) // the server reads its folder
+    return made
   }
 
   /** The cpu and memory of a pod's sidecar, or of the server. */

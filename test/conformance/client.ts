@@ -1,6 +1,6 @@
 // The client of the conformance suite: `node client.ts CASE HOST PORT [ARGS]`. Prints one JSON object.
 import { connect, type Socket } from 'node:net'
-import { readLine, receiveAll, SeededBytes, sendSeeded } from './traffic.ts'
+import { readLine, receiveAll, SeededBytes, SeededCheck, sendSeeded } from './traffic.ts'
 
 const [name = '', host = '', port = '', ...args] = process.argv.slice(2)
 
@@ -23,6 +23,50 @@ async function echoOnce(seed: number): Promise<boolean> {
   const received = await receiveAll(socket)
   socket.destroy()
   return received.by === 'end' && received.bytes === sent.length
+}
+
+interface Exchange {
+  kind: 'both' | 'break-here' | 'break-there'
+  seed: number
+  up: number
+  down: number
+  breakAfter: number
+}
+
+/** One connection with bytes both ways, to its end or until one side breaks it. Throws at a wrong byte or end. */
+async function exchange({ kind, seed, up, down, breakAfter }: Exchange): Promise<string> {
+  const socket = await open(`${kind === 'break-there' ? 'break' : 'duplex'} ${down} ${seed}`)
+  const check = new SeededCheck(down, seed)
+  const { promise, resolve, reject } = Promise.withResolvers<string>()
+  const timer = setTimeout(() => reject(new Error(`stuck at ${check.correct} of ${down}`)), 60_000)
+  socket.on('data', (chunk) => {
+    try {
+      check.take(chunk)
+    } catch (error) {
+      reject(error)
+    }
+    if (kind !== 'break-here' || check.correct < breakAfter) return
+    socket.resetAndDestroy()
+    resolve('broken here')
+  })
+  socket.once('end', () => resolve('ended'))
+  socket.once('close', () => resolve('reset'))
+  socket.resume()
+  const sending = sendSeeded(socket, up, seed + 1).catch(() => undefined)
+  void sending.then(() => socket.end())
+  try {
+    const outcome = await promise
+    const sha256 = await sending
+    if (outcome === 'ended' && (check.correct !== down || check.rest !== `${up} ${sha256}\n`))
+      throw new Error(`${check.correct} bytes came, and then ${JSON.stringify(check.rest)}`)
+    const expected =
+      kind === 'break-there' ? ['reset'] : kind === 'both' ? ['ended'] : ['broken here', 'ended']
+    if (!expected.includes(outcome)) throw new Error(`it was ${outcome} after ${check.correct} bytes`)
+    return outcome
+  } finally {
+    clearTimeout(timer)
+    socket.destroy()
+  }
 }
 
 const cases: Record<string, () => Promise<object>> = {
@@ -104,6 +148,33 @@ const cases: Record<string, () => Promise<object>> = {
     }
     socket.resetAndDestroy()
     return { taken }
+  },
+  /** Many connections of every kind, sizes and moments by a seed; every byte that comes is compared. */
+  async stress() {
+    const [seed = '', count = ''] = args
+    const random = new SeededBytes(Number(seed))
+    const below = (limit: number) => random.block(4).readUInt32LE() % limit
+    const plans = Array.from({ length: Number(count) }, (_, i) => ({
+      kind: (['both', 'both', 'break-here', 'break-there'] as const)[below(4)] ?? 'both',
+      seed: i + 1,
+      up: below(3_000_000),
+      down: below(3_000_000),
+      breakAfter: below(3_000_000),
+    }))
+    const outcomes: Record<string, number> = {}
+    const failures: string[] = []
+    const next = plans.values()
+    const work = async () => {
+      for (const plan of next) {
+        const outcome = await exchange(plan).catch((error) => {
+          failures.push(`${JSON.stringify(plan)}: ${error}`)
+          return 'failed'
+        })
+        outcomes[outcome] = (outcomes[outcome] ?? 0) + 1
+      }
+    }
+    await Promise.all(Array.from({ length: 12 }, work))
+    return { outcomes, failures }
   },
   /** How the connection ends when nothing can serve it. */
   async failing() {

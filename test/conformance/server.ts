@@ -20,6 +20,19 @@ async function serve(socket: Socket): Promise<object> {
     socket.end()
     return { sent: sha256, ...(await receiveAll(socket)) }
   }
+  if (mode === 'duplex') {
+    const [received] = await Promise.all([
+      receiveAll(socket),
+      sendSeeded(socket, Number(amount), Number(seed)).catch(() => undefined), // received.by says why
+    ])
+    socket.end(`${received.bytes} ${received.sha256}\n`)
+    return received
+  }
+  if (mode === 'break') {
+    await sendSeeded(socket, Number(amount), Number(seed)).catch(() => undefined)
+    socket.resetAndDestroy()
+    return {}
+  }
   if (mode === 'fin-first') {
     socket.end('bye')
     return receiveAll(socket)

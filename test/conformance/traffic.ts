@@ -12,8 +12,20 @@ import type { Socket } from 'node:net'
  * - `reset N`         send N bytes, then reset
  * - `await-reset N`   say `got` after N bytes and read on; the server prints how the connection ended
  * - `slow N`          read N bytes, then stop reading for good
+ * - `duplex N SEED`   send N bytes of the stream of SEED while reading until the FIN; then one line as `sink`, and the FIN
+ * - `break N SEED`    send N bytes of the stream of SEED and reset, whatever of them has arrived
  */
-export const modes = ['echo', 'sink', 'source', 'fin-first', 'reset', 'await-reset', 'slow'] as const
+export const modes = [
+  'echo',
+  'sink',
+  'source',
+  'fin-first',
+  'reset',
+  'await-reset',
+  'slow',
+  'duplex',
+  'break',
+] as const
 
 const blockSize = 64 * 1024
 
@@ -36,6 +48,41 @@ export class SeededBytes {
     }
     this.#state = s
     return Buffer.from(words.buffer, 0, length)
+  }
+}
+
+/** Compares what comes with the first `total` bytes of a seed's stream; what comes after them is kept. */
+export class SeededCheck {
+  readonly #bytes: SeededBytes
+  #left: number
+  #expected: Buffer = Buffer.alloc(0)
+  /** Bytes that came and were right. */
+  correct = 0
+  rest = ''
+
+  constructor(total: number, seed: number) {
+    this.#bytes = new SeededBytes(seed)
+    this.#left = total
+  }
+
+  /** Throws at the first byte that is wrong. */
+  take(chunk: Buffer): void {
+    for (let at = 0; at < chunk.length; ) {
+      if (this.#expected.length === 0 && this.#left > 0) {
+        this.#expected = this.#bytes.block(Math.min(this.#left, blockSize))
+        this.#left -= this.#expected.length
+      }
+      if (this.#expected.length === 0) {
+        this.rest += chunk.toString('latin1', at)
+        return
+      }
+      const part = chunk.subarray(at, at + this.#expected.length)
+      if (!part.equals(this.#expected.subarray(0, part.length)))
+        throw new Error(`wrong bytes somewhere in ${this.correct} to ${this.correct + part.length}`)
+      this.#expected = this.#expected.subarray(part.length)
+      this.correct += part.length
+      at += part.length
+    }
   }
 }
 

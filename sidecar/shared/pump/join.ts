@@ -28,6 +28,7 @@ export async function joinByPump(splice: Splice, pump: Pump): Promise<void> {
   if (!isTcp(a) || !isTcp(b) || busy.has(splice) || splice.isElsewhere || !pump.available) return
   busy.add(splice)
   try {
+    if (!(await pump.ready())) return
     if (tryJoin(splice, pump)) return
     // The one that reads slowly has bytes left; its sender waits for it, the other direction does not.
     const slow: Side = a.writableLength > 0 ? 'a' : 'b'

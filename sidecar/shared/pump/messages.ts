@@ -19,6 +19,8 @@ export type Order =
   | { type: 'abort'; id: number }
 
 export type Report =
+  /** All that the worker needs is there. */
+  | { type: 'ready' }
   /** A pipe that now exists; kept until the process ends. */
   | { type: 'pipe'; read: number; write: number }
   /** Server: a client that shows this certificate (DER) asks for `name`. Client: the server agrees. */

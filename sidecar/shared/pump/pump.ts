@@ -45,6 +45,16 @@ interface Job {
   resolve: (moved: Moved) => void
 }
 
+interface Running {
+  worker: Worker
+  wakeFd: number
+  epollFd: number
+  pipes: number[]
+  /** All that it needs is there: only now may it be given connections. */
+  ready: boolean
+  readonly started: PromiseWithResolvers<boolean>
+}
+
 /** Counts for metrics. */
 export interface PumpUse {
   connections: number
@@ -60,7 +70,7 @@ export class Pump {
   readonly #log: Logger
   readonly #maxConnections: number
   readonly #jobs = new Map<number, Job>()
-  #running: { worker: Worker; wakeFd: number; epollFd: number; pipes: number[] } | undefined
+  #running: Running | undefined
   #identity: TlsIdentity | undefined
   #lastId = 0
   #notBefore = 0
@@ -74,6 +84,13 @@ export class Pump {
 
   get available(): boolean {
     return !this.#closed && this.#jobs.size < this.#maxConnections && performance.now() >= this.#notBefore
+  }
+
+  /** Whether it takes connections; starts the worker if need be. */
+  async ready(): Promise<boolean> {
+    if (!this.available) return false
+    this.#start()
+    return (await this.#running?.started.promise) ?? false
   }
 
   get use(): PumpUse {
@@ -112,7 +129,7 @@ export class Pump {
     client: { serverName: string; name: Uint8Array } | undefined,
     events: SideEvents,
   ): Side | undefined {
-    if (this.#identity === undefined) return undefined
+    if (this.#identity === undefined) return undefined // nobody to be yet
     const fds = this.#duplicate([fd])
     const [own = -1] = fds ?? []
     if (fds === undefined) return undefined
@@ -148,7 +165,7 @@ export class Pump {
   }
 
   #duplicate(fds: readonly number[]): number[] | undefined {
-    if (!this.available || !this.#start()) return undefined
+    if (!this.available || !this.#running?.ready) return undefined
     const copies = fds.map((fd) => dup(fd))
     if (!copies.includes(-1)) return copies
     for (const fd of copies) if (fd !== -1) close(fd)
@@ -174,9 +191,8 @@ export class Pump {
     wake(this.#running.wakeFd)
   }
 
-  /** Whether there is a worker. */
-  #start(): boolean {
-    if (this.#running !== undefined) return true
+  #start(): void {
+    if (this.#running !== undefined) return
     const [epollFd, wakeFd] = [epoll(), eventfd()]
     try {
       if (epollFd < 0 || wakeFd < 0)
@@ -190,22 +206,32 @@ export class Pump {
       })
       worker.unref()
       worker.on('message', (report: Report) => this.#onReport(report))
-      worker.on('error', (error) => this.#log.error({ error: sentenceOf(error) }, 'the pump failed'))
-      worker.once('exit', () => this.#onExit())
-      this.#running = { worker, wakeFd, epollFd, pipes: [] }
+      let failure: unknown
+      worker.on('error', (error) => {
+        failure = error
+      })
+      worker.once('exit', () => this.#onExit(failure))
+      this.#running = { worker, wakeFd, epollFd, pipes: [], ready: false, started: Promise.withResolvers() }
       if (this.#identity !== undefined) this.#order({ type: 'identity', identity: this.#identity })
-      return true
     } catch (error) {
       for (const fd of [epollFd, wakeFd]) if (fd >= 0) close(fd)
-      this.#notBefore = Number.POSITIVE_INFINITY
-      this.#log.warn({ error: sentenceOf(error) }, 'no pump here: bulk is carried in JavaScript')
-      return false
+      this.#giveUp(error)
     }
   }
 
+  /** This kernel or this Node does not have what the worker needs: trying again would fail again. */
+  #giveUp(error: unknown): void {
+    this.#notBefore = Number.POSITIVE_INFINITY
+    this.#log.warn({ error: sentenceOf(error) }, 'no pump here: bulk is carried in JavaScript')
+  }
+
   #onReport(report: Report): void {
-    if (report.type === 'pipe') {
-      this.#running?.pipes.push(report.read, report.write)
+    if (report.type === 'ready' || report.type === 'pipe') {
+      if (report.type === 'pipe') this.#running?.pipes.push(report.read, report.write)
+      else if (this.#running !== undefined) {
+        this.#running.ready = true
+        this.#running.started.resolve(true)
+      }
       return
     }
     const job = this.#jobs.get(report.id)
@@ -225,14 +251,19 @@ export class Pump {
     job.resolve(moved)
   }
 
-  #onExit(): void {
-    this.#notBefore = performance.now() + replaceAfterMs
-    this.#log.error({ connections: this.#jobs.size }, 'the pump died, and its connections with it')
+  #onExit(failure: unknown): void {
+    const connections = this.#jobs.size
+    if (this.#running?.ready) {
+      this.#notBefore = performance.now() + replaceAfterMs
+      const line = { connections, error: failure === undefined ? undefined : sentenceOf(failure) }
+      this.#log.error(line, 'the pump died, and its connections with it')
+    } else this.#giveUp(failure ?? 'its worker ended')
     this.#bury('the pump died')
   }
 
   #bury(error: string): void {
     const { wakeFd = -1, epollFd = -1, pipes = [] } = this.#running ?? {}
+    this.#running?.started.resolve(false)
     this.#running = undefined
     for (const [id, job] of this.#jobs) this.#end(id, job, { aToB: 0, bToA: 0, broke: 'b', error })
     for (const fd of [wakeFd, epollFd, ...pipes]) if (fd >= 0) close(fd)

@@ -152,4 +152,6 @@ function report(message: Report): void {
   parentPort?.postMessage(message)
 }
 
-new Loop(workerData as WorkerData).run()
+const loop = new Loop(workerData as WorkerData)
+report({ type: 'ready' })
+loop.run()

@@ -1,5 +1,5 @@
 import type { BenchCase, Trial } from '../case.ts'
-import { iperf, wrk } from '../load.ts'
+import { iperf, wrk } from '../load/tools.ts'
 import type { Meter, Rig } from '../rig.ts'
 import { measureBulk, measureRequests, memoryFigures, requestCpuFigure, startApps } from './tunnel.ts'
 

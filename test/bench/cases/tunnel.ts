@@ -1,6 +1,6 @@
 import type { BenchCase, Trial } from '../case.ts'
 import type { Values } from '../figures.ts'
-import { iperf, type Requests, wrk } from '../load.ts'
+import { iperf, type Requests, wrk } from '../load/tools.ts'
 import { cpuOf, type Meter, memoryOf, type Rig } from '../rig.ts'
 
 const service = '10.96.0.21'
