@@ -1,12 +1,14 @@
 // The child of the kernel probe: `node probe-child.ts "ADDRESS PORT"...`. Connects to each address through the
 // rules that init wrote, takes the place of the interceptor, and asks the kernel where the connection was meant to
-// go. Prints one line: works, already-running, or what is wrong.
+// go. Prints a line before each question, and one at last: works, already-running, or what is wrong.
+import { writeSync } from 'node:fs'
 import { connect, createServer, type Server } from 'node:net'
 import { descriptorOf } from '#shared/descriptor.ts'
 import { codeOf, sentenceOf } from '#shared/errors.ts'
 import { ports } from '#shared/ports.ts'
 import type { Destination } from '../services/destination.ts'
 import { originalDestination } from './original-destination.ts'
+import { asking } from './probe.ts'
 
 async function listen(host: string): Promise<Server> {
   const server = createServer({ pauseOnConnect: true })
@@ -23,6 +25,7 @@ async function recover(target: Destination): Promise<string> {
   const { promise, resolve, reject } = Promise.withResolvers<string>()
   server.on('connection', (socket) => {
     try {
+      writeSync(1, `${asking}\n`) // at once: the call may never come back
       const found = originalDestination(descriptorOf(socket), six ? 6 : 4)
       const same = found.address === target.address && found.port === target.port
       resolve(same ? 'works' : `it answers ${found.address} port ${found.port} for ${target.address}`)

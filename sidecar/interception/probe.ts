@@ -4,8 +4,15 @@ import { extname, join } from 'node:path'
 import { EdgeMeshError } from '#shared/errors.ts'
 import type { Destination } from '../services/destination.ts'
 
-/** How long the kernel may take to answer; it takes well under a millisecond where it works. */
-const deadlineMs = 3_000
+const deadlines = {
+  /** How long the child may take until it asks, in ms: on a starved node a start takes seconds, which says nothing. */
+  startMs: 30_000,
+  /** How long the kernel may take to answer, in ms; it takes well under one where it works. */
+  answerMs: 3_000,
+}
+
+/** What the child says before each call. */
+export const asking = 'asking'
 
 export type ProbeResult =
   | { outcome: 'works'; ms: number }
@@ -23,34 +30,42 @@ export function probeCommand(targets: readonly Destination[]): string[] {
  * hangs in state D, where nothing can kill or reap it, so the child is left behind and we go on without it.
  * `kernel-unfit` is the refusal.
  */
-export async function probeKernel(command: readonly string[]): Promise<ProbeResult> {
+export async function probeKernel(
+  command: readonly string[],
+  { startMs, answerMs } = deadlines,
+): Promise<ProbeResult> {
   const [program = '', ...args] = command
   const started = performance.now()
   const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'inherit'] })
-  const answer = await firstLine(child)
+  const answer = await lastWord(child, startMs, answerMs)
   child.kill('SIGKILL')
   child.stdout?.destroy()
   child.unref()
   if (answer === 'works') return { outcome: 'works', ms: performance.now() - started }
   if (answer === 'already-running') return { outcome: 'already-running' }
-  const what =
-    answer === undefined
-      ? `getsockopt(SO_ORIGINAL_DST) did not answer within ${deadlineMs / 1_000} s`
-      : `getsockopt(SO_ORIGINAL_DST) does not work (${answer})`
+  const call = 'getsockopt(SO_ORIGINAL_DST)'
+  const what = {
+    asking: `${call} did not answer within ${answerMs / 1_000} s`,
+    silent: `${call} could not be tried within ${startMs / 1_000} s`,
+  }[answer]
   throw new EdgeMeshError(
     'kernel-unfit',
-    `Cannot inject this pod: ${what} on kernel ${release()}. Upgrade the node's kernel to 4.19.12 or later, or label the pod sidecar.edgemesh.io/inject="false".`,
+    `Cannot inject this pod: ${what ?? `${call} does not work (${answer})`} on kernel ${release()}. Upgrade the node's kernel to 4.19.12 or later, or label the pod sidecar.edgemesh.io/inject="false".`,
   )
 }
 
-/** What the child says, `exited` when it ends without a word, undefined at the deadline. */
-function firstLine(child: ChildProcess): Promise<string | undefined> {
-  const { promise, resolve } = Promise.withResolvers<string | undefined>()
-  const timer = setTimeout(() => resolve(undefined), deadlineMs)
+/** The child's last line in time, or how it ended; `silent` when it never came to ask, `asking` when that hangs. */
+function lastWord(child: ChildProcess, startMs: number, answerMs: number): Promise<string> {
+  const { promise, resolve } = Promise.withResolvers<string>()
+  let timer = setTimeout(() => resolve('silent'), startMs)
   let text = ''
   child.stdout?.on('data', (chunk) => {
     text += chunk
-    if (text.includes('\n')) resolve(text.split('\n')[0])
+    const word = text.trimEnd().split('\n').at(-1) ?? ''
+    if (!text.endsWith('\n')) return
+    if (word !== asking) resolve(word)
+    clearTimeout(timer)
+    timer = setTimeout(() => resolve(word), answerMs)
   })
   child.once('error', (error) => resolve(error.message))
   child.once('close', (code, signal) => resolve(`the probe ended with ${signal ?? `exit code ${code}`}`))

@@ -1,4 +1,5 @@
 import { type DestinationStream, type Logger, pino } from 'pino'
+import { LineWriter } from './lines.ts'
 
 export type { Logger } from 'pino'
 
@@ -13,5 +14,5 @@ export function createLogger(part: string, level: LogLevel, destination?: Destin
     timestamp: () => `,"time":"${new Date().toISOString()}"`,
     formatters: { level: (label: string) => ({ level: label }) },
   }
-  return destination === undefined ? pino(options) : pino(options, destination)
+  return pino(options, destination ?? new LineWriter(process.stdout.fd))
 }

@@ -80,7 +80,7 @@ describe('labs', () => {
     await expect
       .poll(async () => (await upload()).stdout.trim(), { timeout: 60_000 })
       .toBe('{"correct":true}')
-  }, 90_000)
+  })
 })
 
 describe('the command line', () => {

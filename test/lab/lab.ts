@@ -207,7 +207,7 @@ export class Lab {
     argv: readonly string[],
     options: SpawnOptions & { input?: string; timeoutMs?: number } = {},
   ): Promise<Output> {
-    const { input, timeoutMs = 30_000, ...rest } = options
+    const { input, timeoutMs = 90_000, ...rest } = options
     return collect(this.spawn(where, argv, rest), input, timeoutMs)
   }
 

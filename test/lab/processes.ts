@@ -26,8 +26,8 @@ const project = join(import.meta.dirname, '../..')
  */
 export const sidecarFlags = ['--max-semi-space-size=1', '--v8-pool-size=1', '--no-opt']
 export const sidecarEnvironment = { MALLOC_ARENA_MAX: '1' }
-const readyDeadlineMs = 20_000
-const stopDeadlineMs = 15_000
+const readyDeadlineMs = 60_000
+const stopDeadlineMs = 45_000
 const isolated = ['unshare', '--mount', '--propagation', 'private', 'sh', '-c']
 
 /** Where a process runs: a namespace, and in a pod its own resolv.conf. */

@@ -14,7 +14,7 @@ export interface RunOptions extends Pick<SpawnOptions, 'cwd' | 'env'> {
 /** Runs a program to its end and keeps what it prints; killed at the deadline. Rejects only if it cannot start. */
 export function run(
   argv: readonly string[],
-  { input, timeoutMs = 30_000, ...options }: RunOptions = {},
+  { input, timeoutMs = 90_000, ...options }: RunOptions = {},
 ): Promise<Output> {
   const [program = '', ...args] = argv
   const child = spawn(program, args, { ...options, stdio: ['pipe', 'pipe', 'pipe'] })

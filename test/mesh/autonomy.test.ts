@@ -39,7 +39,7 @@ describe('with the server away', () => {
 
     await lab.startServer()
     const back = Date.now()
-    await expect.poll(() => echoes(lab, 'cloud'), { timeout: 10_000, interval: 10 }).toBe(true)
+    await expect.poll(() => echoes(lab, 'cloud'), { timeout: 60_000, interval: 10 }).toBe(true)
     console.log(`relayed connections work again ${Date.now() - back} ms after the server is back`)
     expect(await lastAccess(lab, 'client')).toMatchObject({ route: 'relayed' })
     expect(await steady.finish()).toMatchObject({ lived: true })
@@ -57,7 +57,7 @@ describe('with the server away', () => {
     const dig = await lab.run('client', ['dig', '+short', '+search', 'tcp-echo-edge'])
     expect(dig.stdout.trim()).toBe('10.96.0.11')
     await lab.startServer()
-    await expect.poll(() => echoes(lab, 'edge'), { timeout: 10_000 }).toBe(true)
+    await expect.poll(() => echoes(lab, 'edge'), { timeout: 60_000 }).toBe(true)
   })
 
   it('is restarted under load without losing a direct connection', async () => {
@@ -69,7 +69,7 @@ describe('with the server away', () => {
     await expect.poll(() => serverUp('client')).toBe(true)
     await lab.stopServer()
     await lab.startServer()
-    await expect.poll(() => serverUp('client'), { timeout: 10_000 }).toBe(true)
+    await expect.poll(() => serverUp('client'), { timeout: 60_000 }).toBe(true)
     const { good, failures } = await steady.finish()
     expect(failures).toEqual([])
     expect(good).toBeGreaterThan(10)
@@ -78,10 +78,10 @@ describe('with the server away', () => {
 
 describe('a cut uplink', () => {
   it('leaves the site working inside, and heals by itself', async () => {
-    await expect.poll(() => echoes(lab, 'cloud'), { timeout: 10_000 }).toBe(true)
+    await expect.poll(() => echoes(lab, 'cloud'), { timeout: 60_000 }).toBe(true)
     await lab.cutUplink('edge')
     expect(await echoes(lab, 'edge')).toBe(true)
     await lab.restoreUplink('edge')
-    await expect.poll(() => echoes(lab, 'cloud'), { timeout: 30_000 }).toBe(true)
-  }, 60_000)
+    await expect.poll(() => echoes(lab, 'cloud'), { timeout: 60_000 }).toBe(true)
+  })
 })

@@ -9,7 +9,7 @@ beforeAll(async () => {
   await lab.addPod({ name: 'second', node: 'mkedge2' })
   for (const pod of ['tcp-echo-edge', 'tcp-echo-cloud', 'second']) await startServer(lab, pod)
   lab.setService('web', ['tcp-echo-edge', 'tcp-echo-cloud', 'second'], [8080])
-  await vi.waitUntil(() => echoes(lab, 'web'), { timeout: 10_000 })
+  await vi.waitUntil(() => echoes(lab, 'web'), { timeout: 60_000 })
 })
 
 afterAll(async () => {
@@ -50,7 +50,7 @@ describe('the catalogue under traffic', () => {
       const uids = pods.map((p) => lab.pod(p).uid)
       await expect
         .poll(async () => (await lastEndpoints(3)).every((uid) => uids.includes(String(uid))), {
-          timeout: 10_000,
+          timeout: 60_000,
         })
         .toBe(true)
     }
@@ -77,7 +77,7 @@ describe('the catalogue under traffic', () => {
         endpoints,
       },
     ])
-    await expect.poll(() => echoes(lab, 'sticky'), { timeout: 10_000 }).toBe(true)
+    await expect.poll(() => echoes(lab, 'sticky'), { timeout: 60_000 }).toBe(true)
     for (let i = 0; i < 4; i++) expect(await echoes(lab, 'sticky')).toBe(true)
     const lines = (await logOf(lab, 'client')).filter((l) => l.service === 'default/sticky:8080').slice(-4)
     expect(new Set(lines.map((l) => l.podUid)).size).toBe(1)
@@ -87,7 +87,7 @@ describe('the catalogue under traffic', () => {
     await lab.run('internet', ['sh', '-c', `printf 'kind: [unclosed\\n' > ${lab.manifests}/service-web.yaml`])
     await expect
       .poll(async () => (await logOf(lab, 'server')).map((l) => String(l.msg)).join('\n'), {
-        timeout: 10_000,
+        timeout: 60_000,
       })
       .toContain('Cannot read service-web.yaml, line 2')
     expect(await echoes(lab, 'web')).toBe(true)

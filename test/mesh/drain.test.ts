@@ -38,7 +38,7 @@ describe.each([
     expect(existsSync(`/proc/${lab.pidOf(pod)}/exe`)).toBe(false)
     expect((await logOf(lab, pod)).map((l) => l.msg)).not.toContain('connections outlived the drain')
     await lab.startSidecar(pod)
-    await expect.poll(() => echoes(lab, service), { timeout: 15_000 }).toBe(true)
+    await expect.poll(() => echoes(lab, service), { timeout: 60_000 }).toBe(true)
   })
 })
 

@@ -10,7 +10,7 @@ let lab: Lab
 /** Runs test/mesh/peer.ts in a pod: a tunnel client with a certificate of our choice. */
 async function peer(...args: string[]): Promise<Record<string, unknown>> {
   const { stdout, stderr } = await lab.run('client', lab.node('test/mesh/peer.ts', ...args), {
-    timeoutMs: 20_000,
+    timeoutMs: 90_000,
   })
   if (stdout === '') throw new Error(stderr)
   return JSON.parse(stdout)
@@ -97,8 +97,8 @@ describe('the dialling side', () => {
     await startServer(lab, 'twin-cloud')
     lab.setService('twin', ['twin-cloud'], [8080])
     lab.setService('other-twin', ['twin-edge'], [8080])
-    await expect.poll(() => echoes(lab, 'other-twin'), { timeout: 10_000 }).toBe(true)
-    await expect.poll(() => echoes(lab, 'twin'), { timeout: 10_000 }).toBe(true)
+    await expect.poll(() => echoes(lab, 'other-twin'), { timeout: 60_000 }).toBe(true)
+    await expect.poll(() => echoes(lab, 'twin'), { timeout: 60_000 }).toBe(true)
     expect(await lastAccess(lab, 'client')).toMatchObject({
       podUid: lab.pod('twin-cloud').uid,
       route: 'relayed',
@@ -138,7 +138,7 @@ describe('a pod without a valid token', () => {
     await writeFile(token, await lab.token(lab.pod('client'), claims))
     await lab.startSidecar('client', { identified: false })
     await expect
-      .poll(async () => (await logOf(lab, 'client')).at(-1)?.msg, { timeout: 10_000 })
+      .poll(async () => (await logOf(lab, 'client')).at(-1)?.msg, { timeout: 60_000 })
       .toBe('lost the server')
     expect(await lab.admin('client', '/readyz')).toContain('not ready: identity')
     await lab.stopSidecar('client')

@@ -18,7 +18,7 @@ import { type Issuer, type TestPod, trustDomain } from './harness.ts'
 type Hello = Extract<ClientMessage, { type: 'hello' }>
 type Of<T extends ServerMessage['type']> = Extract<ServerMessage, { type: T }>
 
-const deadlineMs = 10_000
+const deadlineMs = 60_000
 const keys: KeyPair = await createKeyPair()
 
 /** A server as its clients know it, in this process or another. */

@@ -189,7 +189,7 @@ export class TestServer {
 
   /** Waits until the gauge has the value. */
   async until(name: string, value: number): Promise<void> {
-    await vi.waitFor(async () => expect(await this.gauge(name)).toBe(value), { timeout: 10_000, interval: 5 })
+    await vi.waitFor(async () => expect(await this.gauge(name)).toBe(value), { timeout: 60_000, interval: 5 })
   }
 
   /** How many relay tickets were accepted so far. */
@@ -203,13 +203,13 @@ export class TestServer {
     const before = await this.spentTickets()
     const socket = await send()
     const look = async () => expect(await this.spentTickets()).toBe(before + 1)
-    await vi.waitFor(look, { timeout: 10_000, interval: 5 })
+    await vi.waitFor(look, { timeout: 60_000, interval: 5 })
     return socket
   }
 
   /** Waits until nobody is connected any more. */
   async untilQuiet(): Promise<void> {
-    await vi.waitFor(() => expect(this.server.connections).toBe(0), { timeout: 10_000, interval: 5 })
+    await vi.waitFor(() => expect(this.server.connections).toBe(0), { timeout: 60_000, interval: 5 })
   }
 
   async close(): Promise<void> {

@@ -68,7 +68,7 @@ function start(given: Record<string, string>, env: Record<string, string> = {}):
       if (parsed.msg === message) resolve(parsed)
     })
     exited.then(({ code }) => reject(new Error(`exit ${code} before "${message}": ${stderr}`)))
-    return withDeadline(promise, 20_000, `see the line "${message}"`)
+    return withDeadline(promise, 60_000, `see the line "${message}"`)
   }
   return { child, said, exited }
 }

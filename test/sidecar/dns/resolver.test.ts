@@ -325,7 +325,7 @@ describe('malformed messages', () => {
       expect((await askAll([query('web', 'A', i & 0xffff)])).size).toBe(1)
     }
     socket.close()
-    await expect.poll(() => resolver.pending, { timeout: 10_000 }).toBe(0)
+    await expect.poll(() => resolver.pending, { timeout: 60_000 }).toBe(0)
   })
 
   it('by the ten thousand over TCP leave it answering', async () => {
@@ -343,7 +343,7 @@ describe('malformed messages', () => {
       await Promise.all(sockets)
     }
     expect(await dig('+short', '+tcp', 'web')).toBe('10.96.0.1\n')
-    await expect.poll(() => resolver.pending, { timeout: 10_000 }).toBe(0)
+    await expect.poll(() => resolver.pending, { timeout: 60_000 }).toBe(0)
   }, 60_000)
 
   function framed(message: Buffer): Buffer {

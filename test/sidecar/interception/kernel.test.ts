@@ -172,13 +172,16 @@ describe('bad input', () => {
 describe('a kernel that hangs', () => {
   it('is refused with one sentence, and the child that hangs is not waited for', async () => {
     // SIGTERM is ignored and nothing is ever said, as by a process that hangs in the kernel.
-    const refusal = probeKernel(['sh', '-c', "trap '' TERM; exec sleep 100"])
+    const refusal = probeKernel(['sh', '-c', "echo asking; trap '' TERM; exec sleep 100"])
     await expect(refusal).rejects.toThrow(
       `Cannot inject this pod: getsockopt(SO_ORIGINAL_DST) did not answer within 3 s on kernel ${release()}. Upgrade the node's kernel to 4.19.12 or later, or label the pod sidecar.edgemesh.io/inject="false".`,
     )
   })
 
   it('is refused when the probe dies or answers something else', async () => {
+    await expect(probeKernel(['sleep', '100'], { startMs: 100, answerMs: 3_000 })).rejects.toThrow(
+      'could not be tried within 0.1 s',
+    )
     await expect(probeKernel(['false'])).rejects.toThrow('does not work (the probe ended with exit code 1)')
     await expect(probeKernel(['echo', 'it answers 1.2.3.4 port 5'])).rejects.toThrow(
       '(it answers 1.2.3.4 port 5)',

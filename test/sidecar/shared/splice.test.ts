@@ -155,7 +155,7 @@ describe.each(carriers)('a splice by %s', (_carrier, optionsOf) => {
     }
     a.on('data', measure)
     left.end(sent)
-    await vi.waitFor(() => expect(a.isPaused()).toBe(true), { timeout: 10_000, interval: 5 })
+    await vi.waitFor(() => expect(a.isPaused()).toBe(true), { timeout: 60_000, interval: 5 })
     right.on('data', measure)
     const { bytes, by } = await receive(right)
     right.end()

@@ -15,7 +15,7 @@ const workers: Worker[] = []
 const onWorker = (worker: Worker) => workers.push(worker)
 process.on('worker', onWorker)
 const pumps: Pump[] = []
-const patient = { timeout: 15_000 }
+const patient = { timeout: 60_000 }
 
 afterEach(async () => {
   for (const pump of pumps.splice(0)) await pump.close()
