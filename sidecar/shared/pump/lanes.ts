@@ -18,7 +18,7 @@ import {
   shutdown,
   splice,
 } from './libc.ts'
-import { BROKEN, ENDED, type TlsConnection, WANTS_READ, WANTS_WRITE } from './openssl.ts'
+import { BROKEN, ENDED, sealedBytes, type TlsConnection, WANTS_READ, WANTS_WRITE } from './openssl.ts'
 
 /** What a descriptor is ready for, as edge-triggered epoll has told; a call that would block takes it back. */
 export class Port {
@@ -63,6 +63,7 @@ const slowBytes = 64 * 1024
 const scratchBytes = 128 * 1024
 /** Where bytes are between two calls; what cannot be passed on at once is copied out of it. */
 const scratch = Buffer.allocUnsafeSlow(scratchBytes)
+const sealed = Buffer.allocUnsafeSlow(sealedBytes(scratchBytes))
 
 /** Empty pipes, kept: the kernel bounds how many bytes of pipes a user may have. They live as long as the process. */
 export class PipePool {
@@ -184,6 +185,7 @@ export class SpliceLane implements Lane {
     }
     if (pipe !== undefined) this.#pipes.give(pipe)
     this.#pipe = undefined
+    this.#ask = Math.min(pipeBytes, this.#ask * 2)
     return undefined
   }
 
@@ -217,8 +219,10 @@ export class EncryptLane implements Lane {
   readonly #from: Port | undefined
   readonly #tls: TlsConnection
   readonly #to: Port
+  /** Encrypted, and not taken by the socket yet. */
   readonly #held = new Held()
   #ended: boolean
+  #ask = scratchBytes
 
   /** Without a source there is nothing but the end to be passed on. */
   constructor(from: Port | undefined, tls: TlsConnection, to: Port) {
@@ -232,9 +236,9 @@ export class EncryptLane implements Lane {
     for (const until = this.bytes + turnBytes; this.bytes < until; ) {
       if (!this.#to.writable) return 'waiting'
       if (this.#held.any) {
-        const count = this.#held.pass((bytes) => this.#tls.write(bytes, bytes.length))
-        if (count < 0) return this.#outcome(count)
-        this.bytes += count
+        const count = this.#held.pass((bytes) => send(this.#to.fd, bytes, bytes.length, sendFlags))
+        const turn = count < 0 ? this.#failed() : undefined
+        if (turn !== undefined) return turn
         continue
       }
       if (this.#ended) {
@@ -250,10 +254,11 @@ export class EncryptLane implements Lane {
   #take(): Turn | undefined {
     const from = this.#from
     if (from === undefined || !from.readable) return 'waiting'
-    const count = recv(from.fd, scratch, slowBytes, recvFlags)
+    const ask = this.#ask
+    const count = recv(from.fd, scratch, ask, recvFlags)
     if (count > 0) {
-      if (count < slowBytes && !from.hungUp) from.readable = false
-      return this.#encrypt(count)
+      if (count < ask && !from.hungUp) from.readable = false
+      return this.#pass(scratch.subarray(0, count))
     }
     if (count === 0) this.#ended = true
     else if (errno() === EAGAIN) from.readable = false
@@ -261,17 +266,25 @@ export class EncryptLane implements Lane {
     return undefined
   }
 
-  #encrypt(length: number): Turn | undefined {
-    for (let at = 0; at < length; ) {
-      const count = this.#tls.write(scratch.subarray(at, length), length - at)
-      if (count < 0) {
-        this.#held.keep(scratch.subarray(at, length))
-        return this.#outcome(count)
-      }
-      this.bytes += count
-      at += count
+  #pass(plain: Buffer): Turn | undefined {
+    const length = this.#tls.seal(plain, sealed)
+    if (length < 0) return 'target-broke'
+    this.bytes += plain.length
+    const count = send(this.#to.fd, sealed, length, sendFlags)
+    if (count === length) {
+      this.#ask = Math.min(scratchBytes, this.#ask * 2)
+      return undefined
     }
-    return undefined
+    this.#ask = slowBytes
+    this.#held.keep(sealed.subarray(Math.max(0, count), length))
+    return count < 0 ? this.#failed() : undefined
+  }
+
+  #failed(): Turn | undefined {
+    if (errno() === EINTR) return undefined
+    if (errno() !== EAGAIN) return 'target-broke'
+    this.#to.writable = false
+    return 'waiting'
   }
 
   #outcome(outcome: number): Turn {

@@ -19,7 +19,7 @@ const prepared = new WeakMap<Rig, Promise<Sides>>()
 
 /** A pod without a sidecar and a service over it; haproxy in the client's pod leads to the same apps. */
 async function makeSides(rig: Rig): Promise<Sides> {
-  const { ips } = await rig.lab.addPod({ name: pod, node: 'mkedge2', sidecar: false })
+  const { ips } = await rig.lab.addPod({ name: pod, node: 'mkedge3', sidecar: false })
   const [service] = rig.lab.setService(pod, [pod], [iperfPort, httpPort])
   await startApps(rig, pod)
   const listen = (name: 'iperf' | 'http', app: number) => `listen ${name}

@@ -3,7 +3,8 @@ import type { Values } from '../figures.ts'
 import { iperf, type Requests, wrk } from '../load/tools.ts'
 import { cpuOf, type Meter, memoryOf, type Rig } from '../rig.ts'
 
-const service = '10.96.0.21'
+/** On the client's node: two namespaces on one bridge, so that what is measured is the proxies and not the network. */
+const pod = 'app'
 const peerName = 'haproxy mTLS pair'
 const iperfPort = 5_201
 const httpPort = 8_080
@@ -11,6 +12,7 @@ const httpPort = 8_080
 const pair = { iperf: [7_001, 7_101], http: [7_002, 7_102] } as const
 
 interface Sides {
+  service: string
   ours: readonly Meter[]
   peer: readonly Meter[]
 }
@@ -28,8 +30,10 @@ function sidesOf(rig: Rig): Promise<Sides> {
 
 async function makeSides(rig: Rig): Promise<Sides> {
   const { ca, pem } = await rig.certificates()
-  await startApps(rig, 'tcp-echo-edge')
-  const far = rig.lab.pod('tcp-echo-edge').ips[0]
+  const { ips } = await rig.lab.addPod({ name: pod, node: 'mkedge3' })
+  const [service] = rig.lab.setService(pod, [pod], [iperfPort, httpPort])
+  await startApps(rig, pod)
+  const [far] = ips
   const near = (name: 'iperf' | 'http') => `listen ${name}
   mode tcp
   bind 127.0.0.1:${pair[name][0]}
@@ -39,13 +43,13 @@ async function makeSides(rig: Rig): Promise<Sides> {
   bind ${far}:${pair[name][1]} ssl crt ${pem} ca-file ${ca} verify required
   server app ${far}:${app}`
   const acceptor = await rig.haproxy(
-    'tcp-echo-edge',
+    pod,
     'far',
     `${there('iperf', iperfPort)}\n${there('http', httpPort)}`,
     pair.http[1],
   )
   const dialer = await rig.haproxy('client', 'near', `${near('iperf')}\n${near('http')}`, pair.http[0])
-  return { ours: [rig.meter('client'), rig.meter('tcp-echo-edge')], peer: [dialer, acceptor] }
+  return { service, ours: [rig.meter('client'), rig.meter(pod)], peer: [dialer, acceptor] }
 }
 
 /** An iperf3 and an HTTP server in a pod. */
@@ -106,7 +110,7 @@ function bulk(direction: 'up' | 'down'): BenchCase {
     async prepare(rig): Promise<Trial> {
       const sides = await sidesOf(rig)
       return {
-        ours: () => measureBulk(sides.ours, () => iperf(rig.lab, service, iperfPort, direction)),
+        ours: () => measureBulk(sides.ours, () => iperf(rig.lab, sides.service, iperfPort, direction)),
         peer: () => measureBulk(sides.peer, () => iperf(rig.lab, '127.0.0.1', pair.iperf[0], direction)),
       }
     },
@@ -130,7 +134,7 @@ function requests(
       const sides = await sidesOf(rig)
       const load = (host: string, port: number) => wrk(rig.lab, host, port, connections, keepAlive)
       return {
-        ours: () => measureRequests(sides.ours, () => load(service, httpPort)),
+        ours: () => measureRequests(sides.ours, () => load(sides.service, httpPort)),
         peer: () => measureRequests(sides.peer, () => load('127.0.0.1', pair.http[0])),
       }
     },
