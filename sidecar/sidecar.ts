@@ -152,6 +152,7 @@ async function startInterception(
       parts.pump,
       new SideDialer(parts.pump, config.trustDomain, metrics, log),
       config.fastPath,
+      () => accessLog.openConnections,
     ),
     router,
     accessLog,

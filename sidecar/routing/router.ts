@@ -97,8 +97,12 @@ export class Router {
     return { sessions, blockedUntil: this.#memory.blockedUntil(podUid), relayAvailable: relay.available }
   }
 
-  /** The first route that has a session. Slower ones go on and leave theirs to the pool for later streams. */
+  /** The first route that has a session, perhaps one that is there already. Slower ones go on and leave theirs to the pool for later streams. */
   async #race(target: Target, podUid: string, steps: Step[]): Promise<'direct' | 'relayed'> {
+    const [first] = steps
+    if (first?.route === 'direct' || first?.route === 'relayed') {
+      if (this.#options.pools[first.route].has(podUid)) return first.route
+    }
     const failures: unknown[] = []
     const decided = new AbortController()
     let precedingFailed: Promise<unknown> = Promise.resolve()

@@ -23,6 +23,8 @@ export interface SpliceOptions {
   onBulk?: (splice: Splice) => void
   /** How much is much; for tests. */
   bulkBytes?: number
+  /** Told when the two sides have talked in turn for long: it may take the splice over. */
+  onTalk?: (splice: Splice) => void
 }
 
 /** What a splice that is carried on elsewhere needs of it. */
@@ -35,7 +37,9 @@ export interface Elsewhere {
 /** Bulk: so many more bytes in one direction than (eight times) in the other, in one go. */
 const defaultBulkBytes = 1024 * 1024
 const opposedWeight = 8
-/** A run of bytes that takes longer, in ms, is no bulk. */
+/** Talk: so many changes of direction in one go. */
+const talkTurns = 500
+/** A run of bytes that takes longer, in ms, is no bulk, and a run of turns no talk. */
 const runMs = 2_000
 
 /**
@@ -95,6 +99,10 @@ export class Splice {
   readonly #ways: Record<Side, Way>
   readonly #result: SpliceResult = { aToB: 0, bToA: 0, reason: 'closed' }
   #elsewhere: Elsewhere | undefined
+  /** Who sent last, how often that has changed, and since when. */
+  #speaker: Side | undefined
+  #turns = 0
+  #turnsSinceMs = 0
   /** What is still to be waited for. */
   #open = 2
   /** Sockets that were given up here because they are carried elsewhere. */
@@ -216,10 +224,14 @@ export class Splice {
 
   #copy(way: Way, side: Side): void {
     const { from, to } = way
-    const { onBulk } = this.#options
+    const { onBulk, onTalk } = this.#options
     const opposed = side === 'a' ? 'b' : 'a'
     from.on('data', (chunk: Buffer) => {
       if (!way.pass(chunk)) from.pause()
+      if (onTalk !== undefined && this.#speaker !== side) {
+        this.#speaker = side
+        if (this.#isTalk() && this.intact) onTalk(this)
+      }
       if (onBulk === undefined) return
       this.#ways[opposed].shrink(chunk.length)
       if (way.grow(chunk.length) && this.intact) onBulk(this)
@@ -237,6 +249,14 @@ export class Splice {
         to.end()
       }
     })
+  }
+
+  /** Counts one more change of direction. */
+  #isTalk(): boolean {
+    if (this.#turns === 0) this.#turnsSinceMs = performance.now()
+    if (++this.#turns < talkTurns) return false
+    this.#turns = 0
+    return performance.now() - this.#turnsSinceMs < runMs
   }
 
   #broke(side: Side, error?: unknown): void {

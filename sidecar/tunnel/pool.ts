@@ -44,6 +44,8 @@ export class SessionPool {
   readonly #metrics: SidecarMetrics
   readonly #log: Logger
   readonly #sessions = new Map<ClientHttp2Session, Watched>()
+  /** The same, by peer. */
+  readonly #byPod = new Map<string, Set<ClientHttp2Session>>()
   readonly #timer: NodeJS.Timeout
 
   constructor(identity: Identity, metrics: SidecarMetrics, log: Logger) {
@@ -62,10 +64,7 @@ export class SessionPool {
 
   /** Whether a live session to the peer is there (it may be full; the pool then opens another). */
   has(podUid: string): boolean {
-    const origin = this.#originOf(podUid)
-    for (const session of this.#sessions.keys()) {
-      if (!session.destroyed && !session.closed && session.originSet?.includes(origin)) return true
-    }
+    for (const session of this.#byPod.get(podUid) ?? []) if (isLive(session)) return true
     return false
   }
 
@@ -81,9 +80,12 @@ export class SessionPool {
     signal: AbortSignal,
   ): Promise<ClientHttp2Stream> {
     const headers = { ':method': 'CONNECT', ':authority': authorityOf(target.address, target.port) }
-    const stream = await this.#withAgent(target.podUid, dialPeer, (origin, options) =>
-      this.#agent.request(origin, options, headers, { endStream: false }),
-    )
+    const session = this.#withRoom(target.podUid)
+    const stream =
+      session?.request(headers, { endStream: false }) ??
+      (await this.#withAgent(target.podUid, dialPeer, (origin, options) =>
+        this.#agent.request(origin, options, headers, { endStream: false }),
+      ))
     stream.on('error', () => undefined) // followed by close, which awaitAnswer and the splice look at
     this.#count(stream)
     return awaitAnswer(stream, signal)
@@ -94,8 +96,23 @@ export class SessionPool {
     for (const session of this.#sessions.keys()) session.destroy()
   }
 
+  /** A session that takes one more stream. The agent would find it too, and take longer than the rest of a stream. */
+  #withRoom(podUid: string): ClientHttp2Session | undefined {
+    for (const session of this.#byPod.get(podUid) ?? []) {
+      const most = session.remoteSettings?.maxConcurrentStreams ?? 0
+      if (isLive(session) && (this.#sessions.get(session)?.streams ?? most) < most) return session
+    }
+    return undefined
+  }
+
   #originOf(podUid: string): string {
     return `https://${podServerName(podUid, this.#identity.trustDomain)}`
+  }
+
+  /** The origin of a session is the name that its certificate was verified for. */
+  #peerOf(session: ClientHttp2Session): string {
+    const [around = '', after = ''] = this.#originOf('*').split('*')
+    return session.originSet?.[0]?.slice(around.length, -after.length) ?? ''
   }
 
   /**
@@ -162,10 +179,17 @@ export class SessionPool {
   }
 
   #watch(session: ClientHttp2Session): void {
+    const podUid = this.#peerOf(session)
     this.#sessions.set(session, { streams: 0, idleSince: Date.now(), pinged: false })
+    const peers = this.#byPod.get(podUid) ?? new Set()
+    this.#byPod.set(podUid, peers.add(session))
     session.setLocalWindowSize(sessionWindow)
     session.on('error', (error) => this.#log.debug({ error: sentenceOf(error) }, 'session broke'))
-    session.once('close', () => this.#sessions.delete(session))
+    session.once('close', () => {
+      this.#sessions.delete(session)
+      peers.delete(session)
+      if (peers.size === 0) this.#byPod.delete(podUid)
+    })
   }
 
   #count(stream: ClientHttp2Stream): void {
@@ -194,6 +218,10 @@ export class SessionPool {
       if (error === null) watched.pinged = false
     })
   }
+}
+
+function isLive(session: ClientHttp2Session): boolean {
+  return !session.destroyed && !session.closed
 }
 
 /** Waits for the status of a CONNECT; anything but 200 rejects with the code of what happened. */

@@ -60,7 +60,7 @@ const turnBytes = 1024 * 1024
 const pipeBytes = 512 * 1024
 /** What is taken at once from a fast sender for a reader that has just been too slow: it may wait long. */
 const slowBytes = 64 * 1024
-const scratchBytes = 128 * 1024
+const scratchBytes = 64 * 1024
 /** Where bytes are between two calls; what cannot be passed on at once is copied out of it. */
 const scratch = Buffer.allocUnsafeSlow(scratchBytes)
 const sealed = Buffer.allocUnsafeSlow(sealedBytes(scratchBytes))

@@ -67,7 +67,6 @@ const setMaxProtocol = 124
 const setServerName = 55
 const modePartialWrite = 0x1
 const modeMovingBuffer = 0x2
-const modeReleaseBuffers = 0x10
 const tls13 = 0x0304
 const verifyPeer = 0x1 | 0x2 // and fail where it shows no certificate
 const errorWantRead = 2
@@ -99,7 +98,7 @@ export class TlsContext {
     ERR_clear_error()
     SSL_CTX_ctrl(ctx, setMinProtocol, tls13, null)
     SSL_CTX_ctrl(ctx, setMaxProtocol, tls13, null)
-    SSL_CTX_ctrl(ctx, setMode, modePartialWrite | modeMovingBuffer | modeReleaseBuffers, null)
+    SSL_CTX_ctrl(ctx, setMode, modePartialWrite | modeMovingBuffer, null)
     SSL_CTX_ctrl(ctx, setSessionCacheMode, 0, null)
     SSL_CTX_ctrl(ctx, setReadAhead, 1, null)
     SSL_CTX_set_default_read_buffer_len(ctx, readBufferBytes)
