@@ -15,7 +15,7 @@ const defaultContainer = 'kubectl.kubernetes.io/default-container'
 const [tokenVolume, stateVolume, runVolume] = volumeNames
 const tokenSeconds = 3_600
 /** Bounded heap and threads, no optimizing compiler: memory is paid in each pod (see ARCHITECTURE.md). */
-const nodeFlags = ['--max-semi-space-size=1', '--v8-pool-size=1', '--no-opt']
+const nodeFlags = ['--max-semi-space-size=1', '--v8-pool-size=1']
 
 /** A new pod with init and sidecar; the one that was given is left as it is. An injected pod is returned as it is. */
 export function inject(pod: Pod, mesh: MeshSettings, workload: WorkloadSettings): Pod {

@@ -50,10 +50,7 @@ async function bench(names: string[], options: Options): Promise<void> {
   const unknown = names.find((n) => !cases.some((c) => c.name.startsWith(n)))
   if (unknown !== undefined)
     throw new Error(`Cannot run "${unknown}": the cases are ${cases.map((c) => c.name).join(', ')}.`)
-  const nodeFlags =
-    options.cpuProf === undefined
-      ? (process.env.NF?.split(' ') ?? [])
-      : ['--cpu-prof', `--cpu-prof-dir=${options.cpuProf}`]
+  const nodeFlags = options.cpuProf === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${options.cpuProf}`]
   const rows: Row[] = []
   for (const rttMs of new Set(chosen.map((c) => c.rttMs))) {
     const name = `bench-${process.pid}-${rttMs}`

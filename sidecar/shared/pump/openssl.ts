@@ -67,13 +67,14 @@ const setMaxProtocol = 124
 const setServerName = 55
 const modePartialWrite = 0x1
 const modeMovingBuffer = 0x2
+const modeReleaseBuffers = 0x10
 const tls13 = 0x0304
 const verifyPeer = 0x1 | 0x2 // and fail where it shows no certificate
 const errorWantRead = 2
 const errorWantWrite = 3
 const errorZeroReturn = 6
 /** Of encrypted bytes read at once, per connection and while it has some. */
-const readBufferBytes = 128 * 1024
+const readBufferBytes = 64 * 1024
 /** AES-128 first: as safe for this as AES-256, and a third faster. Both ends are ours, so there is no one to please. */
 const cipherSuites = 'TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256'
 const maxCertificates = 32
@@ -98,7 +99,7 @@ export class TlsContext {
     ERR_clear_error()
     SSL_CTX_ctrl(ctx, setMinProtocol, tls13, null)
     SSL_CTX_ctrl(ctx, setMaxProtocol, tls13, null)
-    SSL_CTX_ctrl(ctx, setMode, modePartialWrite | modeMovingBuffer, null)
+    SSL_CTX_ctrl(ctx, setMode, modePartialWrite | modeMovingBuffer | modeReleaseBuffers, null)
     SSL_CTX_ctrl(ctx, setSessionCacheMode, 0, null)
     SSL_CTX_ctrl(ctx, setReadAhead, 1, null)
     SSL_CTX_set_default_read_buffer_len(ctx, readBufferBytes)
