@@ -52,6 +52,7 @@ async function bench(names: string[], options: Options): Promise<void> {
     throw new Error(`Cannot run "${unknown}": the cases are ${cases.map((c) => c.name).join(', ')}.`)
   const nodeFlags = options.cpuProf === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${options.cpuProf}`]
   const rows: Row[] = []
+  const failed: string[] = []
   for (const rttMs of new Set(chosen.map((c) => c.rttMs))) {
     const name = `bench-${process.pid}-${rttMs}`
     const stop = () => void Lab.down(name).finally(() => process.exit(130))
@@ -59,9 +60,14 @@ async function bench(names: string[], options: Options): Promise<void> {
     try {
       const rig = await Rig.in(await Lab.up({ name, rttMs, bundled: true, nodeFlags }))
       for (const one of chosen.filter((c) => c.rttMs === rttMs)) {
-        const measured = await measure(one, await one.prepare(rig), options.rounds)
-        rows.push(...measured)
-        if (!options.json) print(one, measured)
+        try {
+          const measured = await measure(one, await one.prepare(rig), options.rounds)
+          rows.push(...measured)
+          if (!options.json) print(one, measured)
+        } catch (error) {
+          failed.push(one.name) // the others can still be measured
+          console.error(`${one.name}: ${sentenceOf(error)}`)
+        }
       }
       // A profile is written by a process that ends by itself.
       if (nodeFlags.length > 0)
@@ -74,8 +80,9 @@ async function bench(names: string[], options: Options): Promise<void> {
       await Lab.down(name)
     }
   }
-  if (options.json) console.log(JSON.stringify({ machine: machine(), cases: rows }))
+  if (options.json) console.log(JSON.stringify({ machine: machine(), cases: rows, failed }))
   else printEnd(rows)
+  if (failed.length > 0) throw new Error(`Could not be measured: ${failed.join(', ')}.`)
 }
 
 function machine(): string {

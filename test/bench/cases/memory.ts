@@ -1,6 +1,6 @@
 import type { BenchCase, Trial } from '../case.ts'
 import { limit, type Values } from '../figures.ts'
-import { wrk } from '../load/tools.ts'
+import { untilServes, wrk } from '../load/tools.ts'
 import type { Meter, Rig } from '../rig.ts'
 import { startApps } from './tunnel.ts'
 
@@ -95,6 +95,7 @@ const connections: BenchCase = {
     const meters = await makePods(rig, 'served')
     await startApps(rig, 'served')
     const [service] = rig.lab.setService('served', ['served'], [8_080])
+    await untilServes(rig.lab, service, 8_080)
     const client = rig.meter('client')
     return {
       async ours() {

@@ -1,5 +1,5 @@
 import type { BenchCase, Trial } from '../case.ts'
-import { iperf, wrk } from '../load/tools.ts'
+import { iperf, untilServes, wrk } from '../load/tools.ts'
 import type { Meter, Rig } from '../rig.ts'
 import { measureBulk, measureRequests, memoryFigures, requestCpuFigure, startApps } from './tunnel.ts'
 
@@ -22,6 +22,7 @@ async function makeSides(rig: Rig): Promise<Sides> {
   const { ips } = await rig.lab.addPod({ name: pod, node: 'mkedge3', sidecar: false })
   const [service] = rig.lab.setService(pod, [pod], [iperfPort, httpPort])
   await startApps(rig, pod)
+  await untilServes(rig.lab, service, httpPort)
   const listen = (name: 'iperf' | 'http', app: number) => `listen ${name}
   mode tcp
   bind 127.0.0.1:${proxied[name]}

@@ -1,6 +1,6 @@
 import type { BenchCase, Trial } from '../case.ts'
 import type { Values } from '../figures.ts'
-import { iperf, type Requests, wrk } from '../load/tools.ts'
+import { iperf, type Requests, untilServes, wrk } from '../load/tools.ts'
 import { cpuOf, type Meter, memoryOf, type Rig } from '../rig.ts'
 
 /** On the client's node: two namespaces on one bridge, so that what is measured is the proxies and not the network. */
@@ -33,6 +33,7 @@ async function makeSides(rig: Rig): Promise<Sides> {
   const { ips } = await rig.lab.addPod({ name: pod, node: 'mkedge3' })
   const [service] = rig.lab.setService(pod, [pod], [iperfPort, httpPort])
   await startApps(rig, pod)
+  await untilServes(rig.lab, service, httpPort)
   const [far] = ips
   const near = (name: 'iperf' | 'http') => `listen ${name}
   mode tcp

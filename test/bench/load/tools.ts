@@ -53,6 +53,15 @@ export async function wrk(
   return { count, perSecond, p50Ms: latency(stdout, 50), p99Ms: latency(stdout, 99) }
 }
 
+/** Waits until the service answers from the client: a new one has to reach the sidecars first. */
+export async function untilServes(lab: Lab, host: string, port: number): Promise<void> {
+  for (const until = Date.now() + 20_000; ; ) {
+    const { stdout } = await lab.run('client', ['wrk', '-t1', '-c1', '-d1s', `http://${host}:${port}/`])
+    if (Number(/Requests\/sec:\s+([\d.]+)/.exec(stdout)?.[1]) > 0) return
+    if (Date.now() > until) throw new Error(`${host}:${port} does not answer: ${stdout}`)
+  }
+}
+
 function latency(output: string, percent: number): number {
   const [, value, unit = ''] = new RegExp(`${percent}%\\s+([\\d.]+)(us|ms|s)`).exec(output) ?? []
   const ms = { us: 1e-3, ms: 1, s: 1e3 }[unit]
