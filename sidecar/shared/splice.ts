@@ -1,8 +1,10 @@
+import type { Http2Stream } from 'node:http2'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { setReading } from './descriptor.ts'
+import { descriptorOf, setReading } from './descriptor.ts'
+import { TCP_CLOSE, tcpState } from './pump/libc.ts'
 import type { Moved } from './pump/pump.ts'
-import { isReset, resetStream } from './reset.ts'
+import { isReset, isTcp, resetStream } from './reset.ts'
 
 export type Side = 'a' | 'b'
 
@@ -214,8 +216,9 @@ export class Splice {
     this.#copy(way, side)
     from.on('error', (error) => this.#broke(side, error))
     from.on('aborted', () => this.#broke(side))
+    const session = sessionOf(from)
     const closed = () => {
-      if (!this.#handedOver.has(from) && !isCleanlyClosed(from)) this.#broke(side)
+      if (!this.#handedOver.has(from) && !isCleanlyClosed(from, session)) this.#broke(side)
       this.#settle()
     }
     if (from.closed) closed()
@@ -242,7 +245,7 @@ export class Splice {
     from.resume() // a socket that was paused on purpose does not start by a data listener alone
     from.once('end', () => {
       // Node pushes an end after an RST_STREAM too; only a real END_STREAM may become a FIN.
-      if (isReset(from)) this.#broke(side)
+      if (isReset(from) || isResetSilently(from)) this.#broke(side)
       else if (way.onEnd !== undefined) way.onEnd()
       else {
         way.ended = true
@@ -273,6 +276,22 @@ export class Splice {
   }
 }
 
-function isCleanlyClosed(stream: Duplex): boolean {
-  return stream.readableEnded && stream.writableFinished && !isReset(stream)
+/** A TCP error is told once: where a write has met a reset, and not told yet, the next read sees an end. */
+function isResetSilently(stream: Duplex): boolean {
+  const fd = isTcp(stream) && !stream.writableFinished ? descriptorOf(stream) : undefined
+  return fd !== undefined && tcpState(fd) === TCP_CLOSE
+}
+
+/** The HTTP/2 session of a stream, which forgets it when it closes. */
+function sessionOf(stream: Duplex): { destroyed: boolean } | undefined {
+  return (stream as Partial<Http2Stream>).session
+}
+
+/**
+ * Node closes an HTTP/2 stream as soon as END_STREAM is on its way in both directions, which may be before it has
+ * called the last write finished: in a session that lives, such an end is as clean.
+ */
+function isCleanlyClosed(stream: Duplex, session: { destroyed: boolean } | undefined): boolean {
+  if (!stream.readableEnded || isReset(stream)) return false
+  return stream.writableFinished || (stream.writableEnded && session?.destroyed === false)
 }

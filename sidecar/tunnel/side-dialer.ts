@@ -13,8 +13,9 @@ import { Mover, preamble, ready, sessionNameOf, streamNameOf } from './side.ts'
 
 /** How long the peer may take to say that it is ready, in ms. */
 const readyDeadlineMs = 5_000
-/** A peer that could not be moved to is left alone for so long, in ms. */
-const blockedMs = 60_000
+/** A peer that could not be moved to is left alone for so long, in ms; longer each time. */
+const minBlockedMs = 1_000
+const maxBlockedMs = 60_000
 const maxBlocked = 1_000
 /** Side connections being made at once. */
 const maxPending = 32
@@ -33,7 +34,7 @@ export class SideDialer {
   readonly #metrics: SidecarMetrics
   readonly #log: Logger
   readonly #pending = new Set<Splice>()
-  readonly #blockedUntil = new Map<string, number>()
+  readonly #blocked = new Map<string, { untilMs: number; forMs: number }>()
 
   constructor(pump: Pump, trustDomain: string, metrics: SidecarMetrics, log: Logger) {
     this.#pump = pump
@@ -50,9 +51,12 @@ export class SideDialer {
       if (!(await this.#pump.ready())) return
       await this.#secure(splice, bulk, await this.#open(bulk))
       this.#metrics.sideConnections.inc({ side: 'dialer', outcome: 'moved' })
+      this.#blocked.delete(bulk.podUid)
     } catch (error) {
-      this.#metrics.sideConnections.inc({ side: 'dialer', outcome: codeOf(error) })
-      this.#block(bulk.podUid, error)
+      // A stream that ends meanwhile is no fault of the peer's.
+      const hasEnded = !splice.intact || splice.hasEnded('b')
+      this.#metrics.sideConnections.inc({ side: 'dialer', outcome: hasEnded ? 'ended' : codeOf(error) })
+      if (!hasEnded) this.#block(bulk.podUid, error)
     } finally {
       this.#pending.delete(splice)
     }
@@ -115,14 +119,16 @@ export class SideDialer {
   }
 
   #mayTry(podUid: string): boolean {
-    const blockedUntil = this.#blockedUntil.get(podUid) ?? 0
-    return this.#pump.available && this.#pending.size < maxPending && performance.now() >= blockedUntil
+    const untilMs = this.#blocked.get(podUid)?.untilMs ?? 0
+    return this.#pump.available && this.#pending.size < maxPending && performance.now() >= untilMs
   }
 
   #block(podUid: string, error: unknown): void {
-    if (!this.#blockedUntil.has(podUid))
+    const before = this.#blocked.get(podUid)
+    if (before === undefined)
       this.#log.info({ podUid, error: sentenceOf(error) }, 'bulk to this pod stays on its session')
-    if (this.#blockedUntil.size >= maxBlocked) this.#blockedUntil.clear()
-    this.#blockedUntil.set(podUid, performance.now() + blockedMs)
+    const forMs = before === undefined ? minBlockedMs : Math.min(maxBlockedMs, before.forMs * 2)
+    if (this.#blocked.size >= maxBlocked) this.#blocked.clear()
+    this.#blocked.set(podUid, { untilMs: performance.now() + forMs, forMs })
   }
 }

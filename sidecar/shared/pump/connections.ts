@@ -1,4 +1,4 @@
-import { DecryptLane, EncryptLane, type PipePool, Port, SpliceLane, type Turn } from './lanes.ts'
+import { DecryptLane, EncryptLane, type Ending, type PipePool, Port, SpliceLane, type Turn } from './lanes.ts'
 import { nameBytes, type Report } from './messages.ts'
 import { BROKEN, ENDED, type TlsConnection, WANTS_READ, WANTS_WRITE } from './openssl.ts'
 
@@ -26,7 +26,7 @@ export class JoinedSockets implements Connection {
     order: { id: number; a: number; b: number; aEnded: boolean; bEnded: boolean },
     pipes: PipePool,
   ) {
-    const [a, b] = [new Port(order.a), new Port(order.b)]
+    const [a, b] = [new Port(order.a, { sent: order.bEnded }), new Port(order.b, { sent: order.aEnded })]
     this.id = order.id
     this.ports = [a, b]
     this.#lanes = [
@@ -85,6 +85,8 @@ export class SideConnection implements Connection {
   #heardBytes = 0
   #feed: { lane: EncryptLane; port: Port | undefined; turn: Turn } | undefined
   #drain: { lane: DecryptLane; port: Port | undefined; turn: Turn } | undefined
+  /** Of the app's socket, which each direction has its own port for. */
+  readonly #ending: Ending = { sent: false }
   #broke: 'a' | 'b' | undefined
   #error: string | undefined
 
@@ -116,13 +118,14 @@ export class SideConnection implements Connection {
 
   /** The port to be watched, if any. */
   feed(fd: number | undefined): Port | undefined {
-    const port = fd === undefined ? undefined : new Port(fd)
+    const port = fd === undefined ? undefined : new Port(fd, this.#ending)
     this.#feed = { lane: new EncryptLane(port, this.#tls, this.#tlsPort), port, turn: 'more' }
     return this.#watch(port)
   }
 
   drain(fd: number | undefined): Port | undefined {
-    const port = fd === undefined ? undefined : new Port(fd)
+    const port = fd === undefined ? undefined : new Port(fd, this.#ending)
+    if (port === undefined) this.#ending.sent = true
     this.#drain = { lane: new DecryptLane(this.#tls, this.#tlsPort, port), port, turn: 'more' }
     return this.#watch(port)
   }
@@ -205,6 +208,8 @@ export class SideConnection implements Connection {
       if (count === BROKEN || count === ENDED)
         this.fail(count === ENDED ? 'the peer refuses' : this.#tls.failure())
       if (count <= 0) return false
+      // OpenSSL may hold more than it was asked for, of which no event will tell.
+      this.#tlsPort.readable = true
       this.#heardBytes += count
     }
     this.#heardBytes = 0
@@ -224,7 +229,9 @@ export class SideConnection implements Connection {
 
   #move(): void {
     const [feed, drain] = [this.#feed, this.#drain]
-    if (feed !== undefined && feed.turn !== 'done') {
+    // Until then the socket is still read elsewhere, where a reset that a write has met here would read as an end.
+    if (feed === undefined) return
+    if (feed.turn !== 'done') {
       feed.turn = feed.lane.turn()
       if (feed.turn === 'source-broke') this.#broke = 'a'
       if (feed.turn === 'target-broke') this.#broke = 'b'
@@ -234,9 +241,9 @@ export class SideConnection implements Connection {
       if (drain.turn === 'source-broke') this.#broke = 'b'
       if (drain.turn === 'target-broke') this.#broke = 'a'
     }
-    if (feed?.turn === 'done' && drain?.turn === 'done') return
+    if (feed.turn === 'done' && drain?.turn === 'done') return
     // Where no lane reads a side, only epoll tells that it broke.
     if (this.#tlsPort.failed && (drain === undefined || drain.turn === 'done')) this.#broke ??= 'b'
-    if ((feed?.port?.failed || drain?.port?.failed) && feed?.turn === 'done') this.#broke ??= 'a'
+    if ((feed.port?.failed || drain?.port?.failed) && feed.turn === 'done') this.#broke ??= 'a'
   }
 }

@@ -17,20 +17,30 @@ import {
   sendFlags,
   shutdown,
   splice,
+  TCP_CLOSE,
+  tcpState,
 } from './libc.ts'
 import { BROKEN, ENDED, sealedBytes, type TlsConnection, WANTS_READ, WANTS_WRITE } from './openssl.ts'
+
+/** Whether our FIN is on its way. */
+export interface Ending {
+  sent: boolean
+}
 
 /** What a descriptor is ready for, as edge-triggered epoll has told; a call that would block takes it back. */
 export class Port {
   readonly fd: number
+  /** Shared by all that stand for the same socket. */
+  readonly ending: Ending
   readable = true
   writable = true
   /** The peer has ended, or the connection broke: a short read no longer means that nothing is left. */
   hungUp = false
   failed = false
 
-  constructor(fd: number) {
+  constructor(fd: number, ending: Ending = { sent: false }) {
     this.fd = fd
+    this.ending = ending
   }
 
   on(events: number): void {
@@ -38,6 +48,24 @@ export class Port {
     if (events & EPOLLERR) this.failed = true
     if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) this.readable = true
     if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) this.writable = true
+  }
+
+  /** Ends our direction by a FIN. */
+  end(): void {
+    this.ending.sent = true
+    shutdown(this.fd, SHUT_WR)
+  }
+
+  /**
+   * What it means that a read brought no bytes; `count` is what it returned. A connection's error is told once only:
+   * where a write has met it, a reset reads as an end.
+   */
+  missed(count: number): 'nothing' | 'interrupted' | 'ended' | 'broke' {
+    if (count === 0) return tcpState(this.fd) === TCP_CLOSE && !this.ending.sent ? 'broke' : 'ended'
+    if (errno() === EINTR) return 'interrupted'
+    if (errno() !== EAGAIN) return 'broke'
+    this.readable = false
+    return 'nothing'
   }
 }
 
@@ -141,7 +169,7 @@ export class SpliceLane implements Lane {
       const empty = this.#pass()
       if (empty !== undefined) return empty
       if (this.#ended) {
-        shutdown(this.#to.fd, SHUT_WR)
+        this.#to.end()
         return 'done'
       }
       const taken = this.#take()
@@ -194,22 +222,28 @@ export class SpliceLane implements Lane {
     const { fd } = this.#from
     if (!this.#from.readable || !this.#to.writable) return 'waiting'
     const pipe = this.#pipes.take()
-    const count =
-      pipe === undefined ? recv(fd, scratch, slowBytes, recvFlags) : splice(fd, pipe.write, this.#ask)
-    if (count > 0 && pipe !== undefined) {
-      this.#pipe = pipe
-      this.#inPipe = count
-      return undefined
+    if (pipe !== undefined) {
+      const count = splice(fd, pipe.write, this.#ask)
+      if (count > 0) {
+        this.#pipe = pipe
+        this.#inPipe = count
+        return undefined
+      }
+      this.#pipes.give(pipe)
+      if (count < 0 && errno() !== EAGAIN) return this.#missed(count)
+      // splice(2) stops before urgent data for ever, and takes it for the end once that has come; recv gets past it
+      // (it is lost, as for an app that never asks for it).
     }
-    if (pipe !== undefined) this.#pipes.give(pipe)
-    if (count > 0) {
-      this.#held.keep(scratch.subarray(0, count))
-      return undefined
-    }
-    if (count === 0) this.#ended = true
-    else if (errno() === EAGAIN) this.#from.readable = false
-    else if (errno() !== EINTR) return 'source-broke'
+    const count = recv(fd, scratch, slowBytes, recvFlags)
+    if (count <= 0) return this.#missed(count)
+    this.#held.keep(scratch.subarray(0, count))
     return undefined
+  }
+
+  #missed(count: number): Turn | undefined {
+    const missed = this.#from.missed(count)
+    this.#ended = missed === 'ended'
+    return missed === 'broke' ? 'source-broke' : undefined
   }
 }
 
@@ -260,10 +294,9 @@ export class EncryptLane implements Lane {
       if (count < ask && !from.hungUp) from.readable = false
       return this.#pass(scratch.subarray(0, count))
     }
-    if (count === 0) this.#ended = true
-    else if (errno() === EAGAIN) from.readable = false
-    else if (errno() !== EINTR) return 'source-broke'
-    return undefined
+    const missed = from.missed(count)
+    this.#ended = missed === 'ended'
+    return missed === 'broke' ? 'source-broke' : undefined
   }
 
   #pass(plain: Buffer): Turn | undefined {
@@ -322,7 +355,7 @@ export class DecryptLane implements Lane {
         continue
       }
       if (this.#ended) {
-        if (to !== undefined) shutdown(to.fd, SHUT_WR)
+        to?.end()
         return 'done'
       }
       if (!this.#from.readable) return 'waiting'

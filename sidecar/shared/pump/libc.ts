@@ -31,6 +31,9 @@ const fcntl = libc.func('int fcntl(int fd, int command, int value)') as (
 const setsockopt = libc.func(
   'int setsockopt(int fd, int level, int name, const uint8_t *value, uint32_t length)',
 ) as (fd: number, level: number, name: number, value: Buffer, length: number) => number
+const getsockopt = libc.func(
+  'int getsockopt(int fd, int level, int name, _Out_ uint8_t *value, uint32_t *length)',
+) as (fd: number, level: number, name: number, value: Buffer, length: Uint32Array) => number
 const eventfdRaw = libc.func('int eventfd(unsigned int value, int flags)') as (
   value: number,
   flags: number,
@@ -81,6 +84,7 @@ const TCP_NODELAY = 1
 const TCP_KEEPIDLE = 4
 const TCP_KEEPINTVL = 5
 const TCP_KEEPCNT = 6
+const TCP_INFO = 11
 const TCP_USER_TIMEOUT = 18
 
 export const sendFlags = MSG_NOSIGNAL | MSG_DONTWAIT
@@ -126,6 +130,18 @@ export function setDeadPeerTimeout(fd: number, seconds: number): void {
   set(IPPROTO_TCP, TCP_KEEPINTVL, Math.ceil(seconds / 4))
   set(IPPROTO_TCP, TCP_KEEPCNT, 2)
   set(IPPROTO_TCP, TCP_USER_TIMEOUT, seconds * 1_000)
+}
+
+/** A state of a TCP connection, from include/net/tcp_states.h. */
+export const TCP_CLOSE = 7
+
+const tcpInfo = Buffer.alloc(8)
+const tcpInfoLength = new Uint32Array(1)
+
+/** 0 for what is no TCP socket. */
+export function tcpState(fd: number): number {
+  tcpInfoLength[0] = tcpInfo.length
+  return getsockopt(fd, IPPROTO_TCP, TCP_INFO, tcpInfo, tcpInfoLength) === 0 ? tcpInfo.readUInt8(0) : 0
 }
 
 /** A counter that one thread adds to and another waits for; -1 on failure. */

@@ -3,7 +3,9 @@ import type { Worker } from 'node:worker_threads'
 import koffi from 'koffi'
 import { type Logger, pino } from 'pino'
 import { afterEach, expect, it, vi } from 'vitest'
+import { descriptorOf } from '../../../../sidecar/shared/descriptor.ts'
 import { joinByPump } from '../../../../sidecar/shared/pump/join.ts'
+import { send } from '../../../../sidecar/shared/pump/libc.ts'
 import { Pump } from '../../../../sidecar/shared/pump/pump.ts'
 import { spliceSockets } from '../../../../sidecar/shared/splice.ts'
 import { SeededBytes } from '../../../conformance/traffic.ts'
@@ -15,6 +17,7 @@ const workers: Worker[] = []
 const onWorker = (worker: Worker) => workers.push(worker)
 process.on('worker', onWorker)
 const pumps: Pump[] = []
+const MSG_OOB = 1
 const patient = { timeout: 60_000 }
 
 afterEach(async () => {
@@ -125,6 +128,20 @@ it('takes no more connections than it may, and gives every descriptor back', asy
   expect(pump.use.connections).toBe(0)
   await pump.close()
   await vi.waitFor(() => expect(openDescriptors()).toBeLessThanOrEqual(before), patient)
+})
+
+it('urgent data is lost, as for an app that does not ask for it, and does not stop what comes after it', async () => {
+  const pump = makePump()
+  const inside = await splice(pump)
+  const received = receive(inside.right)
+  await intoPump(pump, inside)
+  const fd = descriptorOf(inside.left) ?? -1
+  send(fd, Buffer.from('!'), 1, MSG_OOB)
+  inside.left.end('after it')
+  inside.right.end()
+  const { bytes, by } = await received
+  expect({ by, end: bytes.subarray(-8).toString() }).toEqual({ by: 'fin', end: 'after it' })
+  expect((await inside.done).reason).toBe('closed')
 })
 
 function openDescriptors(): number {
