@@ -20,11 +20,11 @@ if ! node_modules/.bin/node --version >/dev/null 2>&1; then
 fi
 
 # Debian packages by the command that each brings.
-lab='iptables-nft:iptables iptables-legacy:iptables ip:iproute2 nsenter:util-linux setpriv:util-linux'
+lab='iptables-nft:iptables iptables-legacy:iptables conntrack:conntrack ip:iproute2 nsenter:util-linux setpriv:util-linux'
 case $task in
   demo) wanted="$lab telnet:telnet" ;;
   lab) wanted="$lab telnet:telnet" ;;
-  test) wanted="$lab telnet:telnet dig:dnsutils conntrack:conntrack" ;;
+  test) wanted="$lab telnet:telnet dig:dnsutils" ;;
   image) wanted='strip:binutils tar:tar' ;;
   cluster) wanted="$lab strip:binutils tar:tar gcc:gcc curl:curl pgrep:procps" ;;
   bench) wanted="$lab haproxy:haproxy iperf3:iperf3 wrk:wrk openssl:openssl dnsperf:dnsperf" ;;

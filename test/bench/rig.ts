@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Lab } from '../lab/lab.ts'
 import { mustRun } from '../lab/shell.ts'
-import { machines, podManifest } from '../lab/topology.ts'
+import { podManifest } from '../lab/topology.ts'
 import type { MeshPod } from './load/mesh-client.ts'
 
 /** A lab made ready to be measured in, with the peers' processes beside ours. */
@@ -25,7 +25,7 @@ export class Rig {
     // Thousands of closed connections to one address must not slow the next connect().
     const tune =
       'echo "1024 65000" >ip_local_port_range; echo 1 >tcp_tw_reuse; echo 4096 >/proc/sys/net/core/somaxconn'
-    for (const where of [...machines, ...lab.pods.map((p) => p.name)])
+    for (const where of [...lab.machines, ...lab.pods.map((p) => p.name)])
       await lab.run(where, ['sh', '-c', `cd /proc/sys/net/ipv4 && ${tune}`])
     return rig
   }

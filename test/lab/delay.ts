@@ -1,9 +1,12 @@
-// Delays every packet that crosses the lab's internet: `node delay.ts MS`, in the namespace that has tun0.
+// Delays every packet that crosses the lab's internet, and loses some of them: `node delay.ts MS FRACTION SEED`, in
+// the namespace that has tun0.
 // There is no netem on the machines we test on. One thread, in order, with a bounded queue.
 import { constants, openSync } from 'node:fs'
 import koffi from 'koffi'
+import { Seeded } from '../server/seeded.ts'
 
-const delayMs = Number(process.argv[2])
+const [delayMs = 0, loss = 0, seed = 1] = process.argv.slice(2).map(Number)
+const random = new Seeded(seed)
 const maxQueuedBytes = 64 * 1024 * 1024
 const maxPacket = 65_536
 const tunSetInterface = 0x400454ca // TUNSETIFF
@@ -39,6 +42,7 @@ function takeIn(): void {
   for (let i = 0; i < 1_000; i++) {
     const length = Number(read(fd, buffer, maxPacket))
     if (length <= 0) return
+    if (loss > 0 && random.below(1_000_000) < loss * 1_000_000) continue
     if (queuedBytes + length > maxQueuedBytes) continue // a full router drops
     queue.push({ dueMs, packet: Buffer.from(buffer.subarray(0, length)) })
     queuedBytes += length

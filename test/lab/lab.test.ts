@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, it } from 'vitest'
 import { tell } from '../demo/story.ts'
-import { startServer } from '../mesh/helpers.ts'
+import { LineProcess, startServer } from '../mesh/helpers.ts'
 import { hostState } from './host.ts'
 import { Lab } from './lab.ts'
 import { namespacesOf } from './network.ts'
@@ -83,6 +83,42 @@ describe('labs', () => {
   })
 })
 
+describe('the internet of a lab', () => {
+  it('loses packets when told to, and none before and after', async () => {
+    const lab = await up({ natA: 'none', natB: 'none' })
+    const [node = ''] = lab.node('')
+    const echo = `const s=require('dgram').createSocket('udp4');s.on('message',(m,r)=>s.send(m,r.port,r.address));s.bind(9,()=>console.log('[]'))`
+    await new LineProcess(lab, 'router-b', [node, '-e', echo]).next()
+    // One datagram after the other: what has not come back after 250 ms is lost.
+    const send = `const s=require('dgram').createSocket('udp4');let got=0,left=100,timer;s.on('message',()=>{got++;next()})
+      function next(){clearTimeout(timer);if(left--===0){console.log(got);process.exit()}s.send('x',9,'203.0.113.32');timer=setTimeout(next,250)};next()`
+    const received = async () => Number((await lab.run('router-a', [node, '-e', send])).stdout)
+    expect(await received()).toBe(100)
+    await lab.setInternet({ loss: 0.2, seed: 7 })
+    const lossy = await received()
+    expect(lossy).toBeGreaterThan(30)
+    expect(lossy).toBeLessThan(95)
+    await lab.setInternet({})
+    expect(await received()).toBe(100)
+  })
+
+  it('carries on after a router was rebooted, which has forgotten every mapping', async () => {
+    const lab = await up({ natA: 'port', natB: 'symmetric' })
+    const mapping = async () => {
+      const { stdout } = await lab.run('router-b', ['conntrack', '-L', '-p', 'tcp'])
+      return /dport=20004 .* dport=(\d+)/.exec(stdout)?.[1]
+    }
+    const before = await mapping()
+    expect(Number(before)).toBeGreaterThan(0)
+    await lab.rebootRouter('b')
+    expect(await mapping()).not.toBe(before)
+    await expect(lab.rebootRouter('c')).rejects.toThrow('there is no such site')
+    await startServer(lab, 'b')
+    const { code } = await lab.run('a', lab.node('test/conformance/client.ts', 'echo', 'b', '8080'))
+    expect(code).toBe(0)
+  })
+})
+
 describe('the command line', () => {
   const cli = (...args: string[]) =>
     run([process.execPath, 'test/lab/main.ts', ...args], { timeoutMs: 60_000 })
@@ -110,6 +146,13 @@ describe('the command line', () => {
   it('says what is wrong', async () => {
     expect((await cli('up', '--rtt', 'slow')).stderr).toContain('Cannot delay by "slow"')
     expect((await cli('up', '--ports', 'x')).stderr).toContain('Cannot use ports "x"')
+    expect((await cli('up', '--loss', '101')).stderr).toContain(
+      'Cannot lose "101": give per cent from 0 to 100.',
+    )
+    expect((await cli('up', '--nat-a', 'cone')).stderr).toBe(
+      'Cannot make a NAT of kind "cone": --nat-a takes one of full, address, port, symmetric, none.\n',
+    )
+    expect((await cli('up', '--nat-b', 'x')).stderr).toContain('--nat-b takes one of')
     expect((await cli('exec', '--name', 'no-such-lab', 'client', '--', 'true')).stderr).toContain(
       'Cannot use lab no-such-lab',
     )

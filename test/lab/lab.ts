@@ -5,7 +5,17 @@ import { copyFile, readdir } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { stringify } from 'yaml'
 import { ports, SIDECAR_UID } from '#shared/ports.ts'
-import { deleteNamespaces, makeNetwork, makePod, namespaceOf, namespacesOf, setUplink } from './network.ts'
+import type { NatKind } from './nat.ts'
+import {
+  deleteNamespaces,
+  forgetConnections,
+  makeNetwork,
+  makePod,
+  namespaceOf,
+  namespacesOf,
+  routeThroughDelay,
+  setUplink,
+} from './network.ts'
 import {
   appFolder,
   bundledScripts,
@@ -27,19 +37,19 @@ import {
 import { collect, type Output } from './shell.ts'
 import { issuer, makeKeys, signToken } from './tokens.ts'
 import {
-  basePods,
-  baseServices,
   clusterIPs,
   dnsAddress,
-  machines,
+  type Layout,
+  type NatSite,
+  natLayout,
   nodeOf,
   type PodSpec,
   podManifest,
   type ServiceSpec,
-  type Site,
   serverAddress,
   serviceCidrs,
   serviceManifests,
+  standardLayout,
 } from './topology.ts'
 
 export interface UpOptions {
@@ -47,6 +57,16 @@ export interface UpOptions {
   name?: string
   /** Round-trip time of the internet segment in ms; 0 for none added. */
   rttMs?: number
+  /** Fraction of the packets crossing the internet that get lost, 0 to 1. The same ones for the same seed. */
+  loss?: number
+  seed?: number
+  /** Instead of the edge site two, `a` and `b`, with one pod each behind a NAT of this kind. Default: `port`. */
+  natA?: NatKind
+  natB?: NatKind
+  /** Instead of the edge site these. */
+  natSites?: readonly NatSite[]
+  /** Nodes of a site have no routes to each other's pods; everything that leaves a node is masqueraded. */
+  noCni?: boolean
   /** More ports of the services `edge` and `cloud`. */
   ports?: readonly number[]
   /** A folder of more manifests for the server. */
@@ -66,15 +86,26 @@ export interface LabPod {
   name: string
   namespace: string
   node: string
-  site: Site
+  site: string
+  /** Of its node, on the site's LAN. */
+  hostIP: string
   uid: string
   ips: [string, string]
   sidecar: boolean
 }
 
+/** What crosses the internet is late by half of the round trip, or lost. */
+interface Internet {
+  rttMs: number
+  loss: number
+  seed: number
+}
+
 interface State {
   name: string
-  rttMs: number
+  internet: Internet
+  layout: Layout
+  cni: boolean
   serverOptions: readonly string[]
   environment: Readonly<Record<string, string>>
   bundled: boolean
@@ -107,12 +138,22 @@ export class Lab {
     const folder = join(labsFolder, name)
     if (existsSync(folder))
       throw labError(`Cannot make lab ${name}: it is there. Take it down first, or choose another name.`)
-    const { rttMs = 0, serverOptions = [], environment = {} } = options
-    const { bundled = false, nodeFlags = [] } = options
+    const { rttMs = 0, loss = 0, seed = 1, serverOptions = [], environment = {} } = options
+    const { bundled = false, nodeFlags = [], noCni = false } = options
     const { onProgress = () => undefined } = options
-    const services = baseServices(options.ports ?? [])
-    const state = { name, rttMs, serverOptions, environment, bundled, nodeFlags, pods: [], services }
-    const lab = new Lab(state)
+    const layout = layoutFor(options)
+    const lab = new Lab({
+      name,
+      internet: { rttMs, loss, seed },
+      layout,
+      cni: !noCni,
+      serverOptions,
+      environment,
+      bundled,
+      nodeFlags,
+      pods: [],
+      services: [...layout.services],
+    })
     try {
       await lab.#build(options, onProgress)
       return lab
@@ -165,6 +206,11 @@ export class Lab {
     return this.#state.pods
   }
 
+  /** Namespaces that are not pods. */
+  get machines(): readonly string[] {
+    return this.#state.layout.machines
+  }
+
   get services(): { name: string; clusterIPs: [string, string]; ports: number[]; pods: string[] }[] {
     return this.#state.services.map(({ name, index, ports, pods }) => ({
       name,
@@ -183,7 +229,7 @@ export class Lab {
     const pod = this.pods.find((p) => p.name === name)
     if (pod !== undefined) return pod
     throw labError(
-      `Cannot find "${name}": the pods are ${this.pods.map((p) => p.name).join(', ')}; the machines ${machines.join(', ')}.`,
+      `Cannot find "${name}": the pods are ${this.pods.map((p) => p.name).join(', ')}; the machines ${this.machines.join(', ')}.`,
     )
   }
 
@@ -260,6 +306,7 @@ export class Lab {
       POD_NAMESPACE: pod.namespace,
       POD_IPS: pod.ips.join(','),
       NODE_NAME: pod.node,
+      HOST_IP: pod.hostIP,
       EDGEMESH_SERVER: `${serverAddress}:${ports.server}`,
       EDGEMESH_TOKEN_FILE: join(state, 'token'),
       EDGEMESH_TRUST_BUNDLE_FILE: join(this.folder, 'server/ca.crt'),
@@ -326,12 +373,33 @@ export class Lab {
     return signToken(this.folder, pod, claims)
   }
 
-  async cutUplink(site: Site): Promise<void> {
-    await setUplink(this.name, site, 'down')
+  async cutUplink(site: string): Promise<void> {
+    await setUplink(this.name, this.#state.layout, site, 'down')
   }
 
-  async restoreUplink(site: Site): Promise<void> {
-    await setUplink(this.name, site, 'up')
+  async restoreUplink(site: string): Promise<void> {
+    await setUplink(this.name, this.#state.layout, site, 'up')
+  }
+
+  /** A site's router goes off and on again: every mapping of its NAT is gone. */
+  async rebootRouter(site: string): Promise<void> {
+    const router = this.#state.layout.sites.find((s) => s.name === site)?.router
+    if (router === undefined) throw labError(`Cannot reboot the router of "${site}": there is no such site.`)
+    await this.cutUplink(site)
+    await forgetConnections(this.name, router)
+    await this.restoreUplink(site)
+  }
+
+  /** Changes delay and loss of the internet while everything runs. */
+  async setInternet({ rttMs = 0, loss = 0, seed = 1 }: Partial<Internet>): Promise<void> {
+    const { internet, layout } = this.#state
+    if (isSlow(internet)) {
+      await routeThroughDelay(this.name, layout, false)
+      await signalIn(this.folder, 'delay', 'KILL')
+    }
+    this.#state.internet = { rttMs, loss, seed }
+    this.#save()
+    await this.#delay()
   }
 
   async down(): Promise<void> {
@@ -340,13 +408,14 @@ export class Lab {
 
   async #build(options: UpOptions, onProgress: (step: string) => void): Promise<void> {
     this.#makeFolders()
-    onProgress('two sites, three nodes and an internet')
+    const { layout, cni } = this.#state
+    onProgress(`${layout.sites.length + 1} sites, ${layout.nodes.length} nodes and an internet`)
     await Promise.all([
-      makeNetwork(this.name, this.#state.rttMs > 0),
+      makeNetwork(this.name, layout, { cni }),
       makeKeys(this.folder),
       this.#state.bundled ? makeBundle() : warmCompileCache(),
     ])
-    for (const spec of basePods) this.#state.pods.push(this.#describe(spec))
+    for (const spec of layout.pods) this.#state.pods.push(this.#describe(spec))
     this.#save()
     await Promise.all(this.pods.map((pod) => this.#makePod(pod)))
     for (const pod of this.pods) this.writeManifest(`pod-${pod.name}`, [podManifest(pod)])
@@ -368,14 +437,16 @@ export class Lab {
   }
 
   #describe({ name, node: nodeName, ip, sidecar = true }: PodSpec): LabPod {
-    const node = nodeOf(nodeName)
+    const node = nodeOf(this.#state.layout, nodeName)
     const host = 2 + this.pods.filter((p) => p.node === nodeName).length
     const [, , subnet = '', last = ''] = (ip ?? `10.244.${node.pods}.${host}`).split('.')
     const ips: [string, string] = [
       `10.244.${subnet}.${last}`,
       `fd00:10:244:${subnet}::${Number(last).toString(16)}`,
     ]
-    return { name, namespace: 'default', node: nodeName, site: node.site, uid: randomUUID(), ips, sidecar }
+    const uid = randomUUID()
+    const { site, address: hostIP } = node
+    return { name, namespace: 'default', node: nodeName, site, hostIP, uid, ips, sidecar }
   }
 
   async #makePod(pod: LabPod): Promise<void> {
@@ -389,7 +460,10 @@ export class Lab {
     )
     writeFileSync(join(folder, 'token'), await this.token(pod), { mode: 0o400 })
     chownSync(join(folder, 'token'), SIDECAR_UID, SIDECAR_UID)
-    await makePod(this.name, pod.name, nodeOf(pod.node), { v4: pod.ips[0], v6: pod.ips[1] })
+    await makePod(this.name, pod.name, nodeOf(this.#state.layout, pod.node), {
+      v4: pod.ips[0],
+      v6: pod.ips[1],
+    })
   }
 
   async #inject(pod: LabPod): Promise<void> {
@@ -415,23 +489,29 @@ export class Lab {
   }
 
   async #startExtras(): Promise<void> {
-    const echoes = this.pods.filter((p) => p.name.startsWith('tcp-echo-'))
-    const delay = this.#state.rttMs > 0 ? [String(this.#state.rttMs / 2)] : []
-    const node = nodeCommand
+    const served = this.#state.services.filter((s) => s.name.startsWith('tcp-echo-'))
+    const echoes = served.flatMap((s) => s.pods).map((name) => this.pod(name))
     await Promise.all([
       ...echoes.map(({ name, node: on }) => {
-        const argv = node('test/lab/echo-server.ts', '2701', name, on)
+        const argv = nodeCommand('test/lab/echo-server.ts', '2701', name, on)
         return this.#start(name, { part: `${name}-app`, argv, ready: 'echo on' })
       }),
       this.#start('internet', {
         part: 'internet-dns',
-        argv: node('test/lab/internet-dns.ts', dnsAddress),
+        argv: nodeCommand('test/lab/internet-dns.ts', dnsAddress),
         ready: 'listening',
       }),
-      ...delay.map((ms) =>
-        this.#start('internet', { part: 'delay', argv: node('test/lab/delay.ts', ms), ready: 'delaying' }),
-      ),
+      this.#delay(),
     ])
+  }
+
+  async #delay(): Promise<void> {
+    const { internet, layout } = this.#state
+    if (!isSlow(internet)) return
+    await routeThroughDelay(this.name, layout, true)
+    const args = [internet.rttMs / 2, internet.loss, internet.seed].map(String)
+    const argv = nodeCommand('test/lab/delay.ts', ...args)
+    await this.#start('internet', { part: 'delay', argv, ready: 'delaying' })
   }
 
   async #start(where: string, daemon: Daemon): Promise<void> {
@@ -439,7 +519,7 @@ export class Lab {
   }
 
   #place(where: string): { namespace: string; resolvConf: string | undefined } {
-    const isMachine = (machines as readonly string[]).includes(where)
+    const isMachine = this.machines.includes(where)
     const resolvConf = isMachine ? undefined : join(this.folder, 'pods', this.pod(where).name, 'resolv.conf')
     return { namespace: namespaceOf(this.name, where), resolvConf }
   }
@@ -447,6 +527,18 @@ export class Lab {
   #save(): void {
     writeFileSync(join(this.folder, 'state.json'), JSON.stringify(this.#state, undefined, 2))
   }
+}
+
+function layoutFor({ natA, natB, natSites, ports: morePorts }: UpOptions): Layout {
+  const pair = [natA, natB].some((kind) => kind !== undefined)
+    ? (['a', 'b'] as const).map((name) => ({ name, nat: (name === 'a' ? natA : natB) ?? 'port' }))
+    : undefined
+  const sites = natSites ?? pair
+  return sites === undefined ? standardLayout(morePorts) : natLayout(sites, morePorts)
+}
+
+function isSlow({ rttMs, loss }: Internet): boolean {
+  return rttMs > 0 || loss > 0
 }
 
 function requireRoot(): void {

@@ -1,6 +1,7 @@
 import { Command } from 'commander'
 import { sentenceOf } from '#shared/errors.ts'
 import { Lab } from './lab.ts'
+import { isNatKind, type NatKind, natKinds } from './nat.ts'
 
 const onTerminal = process.stderr.isTTY
 
@@ -25,13 +26,40 @@ function print(lab: Lab, json: boolean): void {
     console.log(row([s.name, s.clusterIPs.join('  '), s.ports.join(' ')], [16, 30]))
 }
 
-async function up(options: {
+interface UpFlags {
   name?: string
   rtt?: string
+  loss?: string
   ports?: string
   manifests?: string
+  natA?: string
+  natB?: string
+  cni: boolean
   json: boolean
-}): Promise<void> {
+}
+
+/** A number of a range, or one clear sentence. */
+function numberIn(what: string, text: string | undefined, max: number, unit: string): number {
+  const value = Number(text ?? 0)
+  if (value >= 0 && value <= max) return value
+  throw new Error(`Cannot ${what} "${text}": give ${unit} from 0 to ${max}.`)
+}
+
+function natKind(option: string, word: string | undefined): NatKind | undefined {
+  if (word === undefined || isNatKind(word)) return word
+  throw new Error(`Cannot make a NAT of kind "${word}": ${option} takes one of ${natKinds.join(', ')}.`)
+}
+
+function parsePorts(list: string | undefined): number[] {
+  const ports = (list ?? '')
+    .split(',')
+    .filter((p) => p !== '')
+    .map(Number)
+  if (ports.every((p) => Number.isInteger(p) && p > 0 && p < 65_536)) return ports
+  throw new Error(`Cannot use ports "${list}": give numbers, comma separated.`)
+}
+
+async function up(options: UpFlags): Promise<void> {
   const onInterrupt = () => {
     process.stderr.write('\ntaking it down again\n')
     Lab.down(name).finally(() => process.exit(130))
@@ -39,26 +67,25 @@ async function up(options: {
   const name = options.name ?? `lab-${process.pid}`
   process.once('SIGINT', onInterrupt)
   process.once('SIGTERM', onInterrupt)
-  const rttMs = Number(options.rtt ?? 0)
-  if (!(rttMs >= 0 && rttMs <= 10_000))
-    throw new Error(`Cannot delay by "${options.rtt}": --rtt takes milliseconds from 0 to 10000.`)
-  const ports = (options.ports ?? '')
-    .split(',')
-    .filter((p) => p !== '')
-    .map(Number)
-  if (ports.some((p) => !(Number.isInteger(p) && p > 0 && p < 65_536)))
-    throw new Error(`Cannot use ports "${options.ports}": give numbers, comma separated.`)
+  const natA = natKind('--nat-a', options.natA)
+  const natB = natKind('--nat-b', options.natB)
   const lab = await Lab.up({
     name,
-    rttMs,
-    ports,
+    rttMs: numberIn('delay by', options.rtt, 10_000, 'milliseconds'),
+    loss: numberIn('lose', options.loss, 100, 'per cent') / 100,
+    ports: parsePorts(options.ports),
+    noCni: !options.cni,
+    ...(natA === undefined ? {} : { natA }),
+    ...(natB === undefined ? {} : { natB }),
     ...(options.manifests === undefined ? {} : { manifests: options.manifests }),
     onProgress: progress,
   })
   if (onTerminal) process.stderr.write('\r\x1b[K')
   print(lab, options.json)
-  if (!options.json)
-    console.log(`\n  npm run lab -- exec client -- telnet tcp-echo-cloud 2701\n  npm run lab -- down`)
+  const example = lab.pods.some((p) => p.name === 'client')
+    ? 'client -- telnet tcp-echo-cloud'
+    : 'a -- telnet tcp-echo-b'
+  if (!options.json) console.log(`\n  npm run lab -- exec ${example} 2701\n  npm run lab -- down`)
 }
 
 /** Hands over the terminal, the exit code and the signals. */
@@ -89,6 +116,10 @@ program
   .description('makes a lab and leaves it running')
   .option('--name <name>', 'default: a new one')
   .option('--rtt <ms>', 'round-trip time of the internet segment')
+  .option('--loss <percent>', 'packets that the internet segment loses')
+  .option('--nat-a <kind>', `two edge sites, a and b; the NAT of a: ${natKinds.join(', ')} (default: port)`)
+  .option('--nat-b <kind>', 'the NAT of b')
+  .option('--no-cni', 'pods reach other nodes only through the masquerade of their own')
   .option('--ports <list>', 'more ports of the services edge and cloud, comma separated')
   .option('--manifests <folder>', 'more Kubernetes manifests for the server')
   .option('--json', 'prints one JSON object', false)

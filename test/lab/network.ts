@@ -1,6 +1,16 @@
 import { readFile } from 'node:fs/promises'
+import { contactedList, gatewayRules, isOpen, type NatKind, nodeRules, routerRules } from './nat.ts'
 import { mustRun, run } from './shell.ts'
-import { dnsAddress, type LabNode, machines, nodes, podCidrs, podIPv6, serverAddress } from './topology.ts'
+import {
+  dnsAddress,
+  type EdgeSite,
+  hostOf,
+  type LabNode,
+  type Layout,
+  podCidrs,
+  podIPv6,
+  serverAddress,
+} from './topology.ts'
 
 /** Namespaces are `em-LAB-MACHINE`; the prefix is how `down` finds them when nothing else is left. */
 export function namespaceOf(lab: string, machine: string): string {
@@ -11,20 +21,20 @@ export function inNamespace(namespace: string, argv: readonly string[]): string[
   return ['nsenter', `--net=/run/netns/${namespace}`, '--', ...argv]
 }
 
-/** Makes the internet, the two sites and their nodes. Nothing of it is in the host's own namespace. */
-export async function makeNetwork(lab: string, withDelay: boolean): Promise<void> {
+/** Makes the internet, the sites and their nodes. Nothing of it is in the host's own namespace. */
+export async function makeNetwork(lab: string, layout: Layout, { cni }: { cni: boolean }): Promise<void> {
+  const { machines, nodes, sites } = layout
   const ns = (machine: string) => namespaceOf(lab, machine)
   await mustRun(['ip', '-batch', '-'], { input: machines.map((m) => `netns add ${ns(m)}`).join('\n') })
   await Promise.all(machines.map((m) => inside(ns(m), forwarding)))
   await ip(ns('internet'), [
     ...up('lo'),
     `link add cloud0 type veth peer name eth0 netns ${ns('mkmaster1')}`,
-    `link add edge0 type veth peer name eth0 netns ${ns('edge-router')}`,
+    ...sites.map((s) => `link add ${s.name}0 type veth peer name eth0 netns ${ns(s.router)}`),
     `addr add 203.0.113.1/32 dev lo`,
     `addr add ${dnsAddress}/32 dev lo`,
-    ...['cloud0', 'edge0'].flatMap(up),
-    `route add ${serverAddress}/32 dev cloud0`,
-    'route add 203.0.113.20/32 dev edge0',
+    ...['cloud', ...sites.map((s) => s.name)].flatMap((site) => up(`${site}0`)),
+    ...['cloud', ...sites.map((s) => s.name)].flatMap((site) => routesTo(layout, site)),
   ])
   await Promise.all([
     ip(ns('mkmaster1'), [
@@ -33,24 +43,44 @@ export async function makeNetwork(lab: string, withDelay: boolean): Promise<void
       'addr add 172.20.0.1/24 dev lan0',
       ...up('lan0'),
     ]),
-    ip(ns('edge-router'), [
-      ...gatewayToInternet('203.0.113.20'),
-      'link add lan0 type bridge',
-      'addr add 192.168.1.1/24 dev lan0',
-      ...up('lan0'),
-      ...['mkedge2', 'mkedge3'].flatMap((node) => [
-        `link add to-${node} type veth peer name eth0 netns ${ns(node)}`,
-        `link set to-${node} master lan0`,
-        ...up(`to-${node}`),
-      ]),
-    ]),
+    ...sites.map((site) => makeRouter(lab, layout, site)),
   ])
   await Promise.all([
-    restore(ns('mkmaster1'), router('lan0')),
-    restore(ns('edge-router'), `${router('lan0')}${portRestricted}`),
-    ...nodes.map((node) => makeNode(ns(node.name), node)),
-    ...(withDelay ? [delayRoutes(ns('internet'))] : []),
+    restore(ns('mkmaster1'), gatewayRules),
+    ...sites.map((site) => restore(ns(site.router), rulesOf(layout, site, site.nat))),
+    ...nodes.map((node) => makeNode(lab, layout, node, cni)),
   ])
+}
+
+/** A site's router with a bridge for its LAN, and a cable to each node. */
+async function makeRouter(lab: string, { nodes }: Layout, site: EdgeSite): Promise<void> {
+  const own = nodes.filter((n) => n.site === site.name)
+  await ip(namespaceOf(lab, site.router), [
+    ...gatewayToInternet(site.wan),
+    'link add lan0 type bridge',
+    `addr add ${site.lan}.1/24 dev lan0`,
+    ...up('lan0'),
+    ...own.flatMap(({ name, pods }) => [
+      `link add to-node${pods} type veth peer name eth0 netns ${namespaceOf(lab, name)}`,
+      `link set to-node${pods} master lan0`,
+      ...up(`to-node${pods}`),
+    ]),
+  ])
+}
+
+function rulesOf(layout: Layout, site: EdgeSite, kind: NatKind): string {
+  return routerRules(kind, { wan: site.wan, host: hostOf(layout, site).address })
+}
+
+/** What the internet knows of a site. */
+function routesTo({ sites }: Layout, name: string): string[] {
+  if (name === 'cloud') return [`route replace ${serverAddress}/32 dev cloud0`]
+  return sites.flatMap((site) => {
+    if (site.name !== name) return []
+    const wan = `route replace ${site.wan}/32 dev ${name}0`
+    const lan = `route replace ${site.lan}.0/24 via ${site.wan} dev ${name}0 onlink`
+    return site.nat === 'none' ? [wan, lan] : [wan]
+  })
 }
 
 /** A pod: a namespace on its node's bridge, with a default route, as a CNI bridge plugin makes it. */
@@ -81,10 +111,34 @@ export async function makePod(
 }
 
 /** Cuts a site from the internet, or joins it again. */
-export async function setUplink(lab: string, site: 'cloud' | 'edge', state: 'up' | 'down'): Promise<void> {
-  await ip(namespaceOf(lab, 'internet'), [`link set ${site}0 ${state}`])
-  const routed = site === 'cloud' ? serverAddress : '203.0.113.20'
-  if (state === 'up') await ip(namespaceOf(lab, 'internet'), [`route replace ${routed}/32 dev ${site}0`])
+export async function setUplink(
+  lab: string,
+  layout: Layout,
+  site: string,
+  state: 'up' | 'down',
+): Promise<void> {
+  const routes = state === 'up' ? routesTo(layout, site) : []
+  await ip(namespaceOf(lab, 'internet'), [`link set ${site}0 ${state}`, ...routes])
+}
+
+/** A router that has been off for a moment: it knows no connection any more. Its rules and address are as before. */
+export async function forgetConnections(lab: string, router: string): Promise<void> {
+  const list = `/proc/net/xt_recent/${contactedList}`
+  await inside(namespaceOf(lab, router), `conntrack -F 2>/dev/null; [ ! -e ${list} ] || echo / > ${list}`)
+}
+
+/** Whether what crosses the internet goes through the TUN device of delay.ts. */
+export async function routeThroughDelay(lab: string, layout: Layout, on: boolean): Promise<void> {
+  const namespace = namespaceOf(lab, 'internet')
+  const links = ['cloud', ...layout.sites.map((s) => s.name)].map((site) => `${site}0`)
+  for (const link of links) await run(['ip', '-n', namespace, 'rule', 'del', 'iif', link, 'pref', '100'])
+  if (!on) return
+  const known = (await run(['ip', '-n', namespace, 'link', 'show', 'tun0'])).code === 0
+  await ip(namespace, [
+    ...(known ? [] : ['tuntap add dev tun0 mode tun', 'link set tun0 txqueuelen 10000', ...up('tun0')]),
+    'route replace default dev tun0 table 100',
+    ...links.map((link) => `rule add iif ${link} lookup 100 pref 100`),
+  ])
 }
 
 /** Namespaces of a lab, or of every lab. */
@@ -115,8 +169,10 @@ async function gone(pid: string): Promise<void> {
   }
 }
 
-async function makeNode(namespace: string, node: LabNode): Promise<void> {
-  const others = nodes.filter((n) => n.site === node.site && n !== node)
+async function makeNode(lab: string, layout: Layout, node: LabNode, cni: boolean): Promise<void> {
+  const namespace = namespaceOf(lab, node.name)
+  const { nodes, sites } = layout
+  const others = cni ? nodes.filter((n) => n.site === node.site && n !== node) : []
   const lanV6 = (n: LabNode) => `fd00:192:168:1::${n.pods}`
   await ip(namespace, [
     ...up('lo'),
@@ -132,8 +188,10 @@ async function makeNode(namespace: string, node: LabNode): Promise<void> {
     ...others.map((n) => `route add 10.244.${n.pods}.0/24 via ${n.address}`),
     ...others.map((n) => `route add fd00:10:244:${n.pods}::/64 via ${lanV6(n)}`),
   ])
-  const masquerade = `-A POSTROUTING -s ${podCidrs.v4} ! -d ${podCidrs.v4} -j MASQUERADE`
-  await restore(namespace, `*nat\n${masquerade}\nCOMMIT\n`)
+  const pods = `10.244.${node.pods}.0/24`
+  const site = sites.find((s) => s.name === node.site)
+  const open = site !== undefined && isOpen(site.nat) ? { open: `10.244.${node.pods}.2` } : {}
+  await restore(namespace, nodeRules({ pods, allPods: podCidrs.v4, cni, ...open }))
 }
 
 function gatewayToInternet(address: string): string[] {
@@ -144,37 +202,6 @@ function gatewayToInternet(address: string): string[] {
     'route add 203.0.113.1/32 dev eth0',
     'route add default via 203.0.113.1',
   ]
-}
-
-/** Outbound only, as a home or factory router does; what its bridge switches may pass FORWARD too (br_netfilter). */
-const router = (lan: string) => `*nat
--A POSTROUTING -o eth0 -j MASQUERADE
-COMMIT
-*filter
-:FORWARD DROP
--A FORWARD -i ${lan} -o eth0 -j ACCEPT
--A FORWARD -i ${lan} -o ${lan} -j ACCEPT
--A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
-COMMIT
-`
-
-/** Drops what nobody asked for, instead of answering it with a reset. */
-const portRestricted = `*filter
--A INPUT -i eth0 -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
--A INPUT -i eth0 -j DROP
-COMMIT
-`
-
-/** Everything that crosses the internet goes through the delaying TUN device first. */
-async function delayRoutes(namespace: string): Promise<void> {
-  await ip(namespace, [
-    'tuntap add dev tun0 mode tun',
-    'link set tun0 txqueuelen 10000',
-    ...up('tun0'),
-    'route add default dev tun0 table 100',
-    'rule add iif cloud0 lookup 100 pref 100',
-    'rule add iif edge0 lookup 100 pref 100',
-  ])
 }
 
 const forwarding =
