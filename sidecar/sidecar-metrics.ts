@@ -23,6 +23,14 @@ export class SidecarMetrics extends Metrics {
     'Routes to a peer that could not be opened.',
     ['route', 'reason'],
   )
+  readonly ejections = this.counter('endpoint_ejections_total', 'Endpoints that failed and were ejected.', [
+    'reason',
+  ])
+  readonly retries = this.counter(
+    'retries_total',
+    'Further endpoints tried for a connection, by what the one before did.',
+    ['reason'],
+  )
   readonly controlConnects = this.counter('control_connects_total', 'Attempts to reach the server.', [
     'outcome',
   ])

@@ -20,7 +20,7 @@ import { FastPath } from './routing/fast-path.ts'
 import { Outbound } from './routing/outbound.ts'
 import { RelayClient } from './routing/relayed.ts'
 import { Router } from './routing/router.ts'
-import { Balancer } from './services/balancer.ts'
+import { Balancer, keyOf } from './services/balancer.ts'
 import { Catalogue } from './services/catalogue.ts'
 import { CatalogueStore } from './services/catalogue-store.ts'
 import { CatalogueWatch } from './services/catalogue-watch.ts'
@@ -39,6 +39,7 @@ class Parts {
   readonly store: CatalogueStore
   readonly catalogue: Catalogue
   readonly watch: CatalogueWatch
+  readonly balancer = new Balancer()
   readonly reclaimer: Reclaimer
   readonly channel: ControlChannel
   readonly relay: RelayClient
@@ -71,6 +72,8 @@ class Parts {
       metrics: this.metrics,
       log,
     })
+    const { health } = this.balancer
+    this.metrics.gauge('endpoints_ejected', 'Endpoints that are ejected now.', () => health.ejected)
     this.pump = new Pump(log)
     this.metrics.gauge('pump_connections', 'Connections in the pump.', () => this.pump.use.connections)
     this.metrics.gauge('pump_descriptors', 'File descriptors of the pump.', () => this.pump.use.descriptors)
@@ -92,7 +95,9 @@ class Parts {
     else if (message.type === 'incoming')
       void this.relay.join(message.ticket, (stream) => this.#serve(stream))
     else if (message.type === 'index' || message.type === 'endpoints' || message.type === 'self') {
+      const known = message.type === 'endpoints' ? this.catalogue.endpointsOf(message.service) : undefined
       this.watch.onMessage(message)
+      if (message.type === 'endpoints') this.balancer.health.changed(known ?? [], message.endpoints, keyOf)
       if (message.type === 'index') this.reclaimer.update()
       this.store.save(() => this.catalogue.snapshot())
     }
@@ -147,7 +152,8 @@ async function startInterception(
     self,
     catalogue,
     watch,
-    balancer: new Balancer(),
+    balancer: parts.balancer,
+    metrics,
     fastPath: new FastPath(
       parts.pump,
       new SideDialer(parts.pump, config.trustDomain, metrics, log),

@@ -6,17 +6,18 @@ import { sidecarPorts } from '#shared/ports.ts'
 import { resetStream } from '#shared/reset.ts'
 import { type SpliceResult, spliceSockets } from '#shared/splice.ts'
 import type { AccessLog, Entry } from '../access-log.ts'
-import type { Balancer } from '../services/balancer.ts'
+import type { Balancer, Choice } from '../services/balancer.ts'
 import type { Catalogue } from '../services/catalogue.ts'
 import type { CatalogueWatch } from '../services/catalogue-watch.ts'
 import { type Destination, decideDestination } from '../services/destination.ts'
+import { RetryBudget } from '../services/retry-budget.ts'
+import type { SidecarMetrics } from '../sidecar-metrics.ts'
 import { authorityOf } from '../tunnel/connect.ts'
 import type { BulkStream } from '../tunnel/side-dialer.ts'
+import { Attempts } from './attempts.ts'
 import type { FastPath } from './fast-path.ts'
-import type { Router } from './router.ts'
+import type { Connected, Router } from './router.ts'
 
-/** Endpoints tried for one connection before the app sees a reset. */
-const maxAttempts = 3
 /** How long an app waits at most until its connection is through or reset, in ms. */
 const connectDeadlineMs = 15_000
 
@@ -27,6 +28,7 @@ export interface OutboundOptions {
   balancer: Balancer
   router: Router
   accessLog: AccessLog
+  metrics: SidecarMetrics
   fastPath: FastPath
   signal: AbortSignal
 }
@@ -40,6 +42,7 @@ interface Carried {
 /** Carries one captured connection from the app to an endpoint of the service that it dialled. */
 export class Outbound {
   readonly #options: OutboundOptions
+  readonly #retries = new RetryBudget()
 
   constructor(options: OutboundOptions) {
     this.#options = options
@@ -101,7 +104,7 @@ export class Outbound {
     return { stream, release: () => undefined }
   }
 
-  /** Tries one endpoint after another, before the first byte only, until one is connected. */
+  /** Tries the service's endpoints, before the first byte only, until one is connected or each has failed. */
   async #connectService(
     service: ServiceEntry,
     portName: string,
@@ -110,44 +113,45 @@ export class Outbound {
     entry: Entry,
     signal: AbortSignal,
   ): Promise<Carried> {
-    const { watch, balancer, self } = this.#options
+    const { watch, balancer, self, router, metrics } = this.#options
     const id = idOf(service)
     entry.chose({ service: `${id}:${destination.port}` })
-    const failed = new Set<string>()
-    let last: unknown
-    while (failed.size < maxAttempts && !signal.aborted) {
-      const endpoints = await watch.endpoints(id, signal)
-      const wanted = {
-        service,
-        portName,
-        endpoints,
-        client: socket.remoteAddress ?? '',
-        self,
-        exclude: failed,
-      }
-      const choice = balancer.pick({ ...wanted, address: destination.address })
-      if (choice === undefined) break
-      const { endpoint, address, port, key } = choice
-      entry.chose({
-        endpoint: authorityOf(address, port),
-        ...(endpoint.podUid === undefined ? {} : { podUid: endpoint.podUid }),
-      })
-      balancer.opened(id, key)
-      try {
-        const target = { endpoint, address, port }
-        const { route, ...connected } = await this.#options.router.connect(target, signal)
-        entry.chose({ route })
-        return { ...connected, release: () => balancer.closed(id, key) }
-      } catch (error) {
-        balancer.closed(id, key)
-        failed.add(key)
-        last = error
-      }
-    }
-    throw (
-      last ?? new EdgeMeshError('no-endpoint', `Cannot connect to service ${id}: it has no ready endpoint.`)
+    const client = socket.remoteAddress ?? ''
+    const wanted = { service, portName, client, self, address: destination.address }
+    const attempts = new Attempts<Connected>(
+      {
+        service: id,
+        next: async (exclude) => {
+          const endpoints = await watch.endpoints(id, signal)
+          return balancer.pick({ ...wanted, endpoints, exclude })
+        },
+        reach: (choice) => router.reach(choice),
+        open: (choice) => router.connect(choice, signal),
+        discard: ({ stream }) => resetStream(stream),
+        onStart: (choice) => {
+          entry.chose(shown(choice))
+          balancer.opened(id, choice.key)
+        },
+        onLost: (choice) => balancer.closed(id, choice.key),
+        onEjected: (reason) => metrics.ejections.inc({ reason }),
+        onRetry: (reason) => metrics.retries.inc({ reason }),
+        budget: () => this.#retries.take(id),
+        health: balancer.health,
+      },
+      signal,
     )
+    this.#retries.onConnection(id)
+    const { choice, value } = await attempts.connect()
+    const { route, ...connected } = value
+    entry.chose({ ...shown(choice), route })
+    balancer.stick({ service, client }, choice.key)
+    return { ...connected, release: () => balancer.closed(id, choice.key) }
   }
+}
+
+function shown({ endpoint, address, port }: Choice) {
+  const { podUid } = endpoint
+  return { endpoint: authorityOf(address, port), ...(podUid === undefined ? {} : { podUid }) }
 }
 
 const tooLate = new EdgeMeshError(

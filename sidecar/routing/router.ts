@@ -69,6 +69,24 @@ export class Router {
     }
   }
 
+  /**
+   * Makes sure of a session to the endpoint, by whichever route has one first, so that `connect` finds it; its app
+   * learns nothing. Undefined when there is one, or none is needed.
+   */
+  reach(target: Target): Promise<unknown> | undefined {
+    const { self, pools } = this.#options
+    const { podUid = '' } = target.endpoint
+    if (pools.direct.has(podUid) || pools.relayed.has(podUid)) return undefined
+    const steps = plan(target.endpoint, self, this.#knowledgeOf(podUid), performance.now())
+    const [first] = steps
+    if (first === undefined || first.route === 'local' || first.route === 'plain') return undefined
+    return this.#race(
+      target,
+      podUid,
+      steps.filter((s) => !s.background),
+    )
+  }
+
   async #connectOnce(target: Target, signal: AbortSignal): Promise<Connected> {
     const { self } = this.#options
     const podUid = target.endpoint.podUid ?? ''

@@ -1,5 +1,6 @@
 import { isIP } from 'node:net'
 import { type Endpoint, idOf, type ServiceEntry } from '#shared/catalogue.ts'
+import { available, EndpointHealth, healthKey } from './health.ts'
 
 /** Sticky (service, client) pairs remembered; the least recently used go first. */
 const maxAffinities = 10_000
@@ -24,26 +25,39 @@ export interface Choice {
   address: string
   port: number
   key: string
+  /** Of the endpoint and its port, for EndpointHealth. */
+  healthKey: string
+  /** Chosen although it failed lately: there is no better one. */
+  ejected: boolean
 }
 
-/**
- * The endpoints that may serve, as kube-proxy has it: the ready ones, else those that still serve while they
- * terminate; on this node only for a Local policy; in this zone where every endpoint has hints and one is for us.
- */
+/** The endpoints that may serve, as kube-proxy has it: those near by, where there are any. */
 export function eligible(
   service: Pick<ServiceEntry, 'localOnly'>,
   endpoints: readonly Endpoint[],
   self: Wanted['self'],
 ): Endpoint[] {
+  const { near, all } = tiers(service, endpoints, self)
+  return near.length > 0 ? near : all
+}
+
+/**
+ * `all`: the ready ones, else those that still serve while they terminate; on this node only for a Local policy.
+ * `near`: of those the ones for this zone, where every endpoint has hints.
+ */
+function tiers(
+  service: Pick<ServiceEntry, 'localOnly'>,
+  endpoints: readonly Endpoint[],
+  self: Wanted['self'],
+): { near: Endpoint[]; all: Endpoint[] } {
   const reachable = service.localOnly
     ? endpoints.filter((e) => e.node !== undefined && e.node === self.node)
     : endpoints
   const ready = reachable.filter((e) => e.ready)
-  const usable = ready.length > 0 ? ready : reachable.filter((e) => e.serving && e.terminating)
-  if (service.localOnly || self.zone === undefined) return usable
-  const hinted = usable.every((e) => e.forZones !== undefined && e.forZones.length > 0)
-  const near = hinted ? usable.filter((e) => e.forZones?.includes(self.zone ?? '')) : []
-  return near.length > 0 ? near : usable
+  const all = ready.length > 0 ? ready : reachable.filter((e) => e.serving && e.terminating)
+  if (service.localOnly || self.zone === undefined) return { near: [], all }
+  const hinted = all.every((e) => e.forZones !== undefined && e.forZones.length > 0)
+  return { near: hinted ? all.filter((e) => e.forZones?.includes(self.zone ?? '')) : [], all }
 }
 
 export function keyOf(endpoint: Endpoint): string {
@@ -63,24 +77,48 @@ export class Balancer {
   readonly #services = new Map<string, ServiceState>()
   readonly #affinities = new Map<string, { key: string; until: number }>()
 
-  constructor(now: () => number = () => performance.now()) {
+  readonly health: EndpointHealth
+
+  constructor(now: () => number = () => performance.now(), health = new EndpointHealth(now)) {
     this.#now = now
+    this.health = health
   }
 
   /** Undefined when no endpoint may serve. */
   pick(wanted: Wanted): Choice | undefined {
-    const { service, portName, endpoints, self, exclude } = wanted
-    const candidates = eligible(service, endpoints, self)
-      .filter((e) => !exclude.has(keyOf(e)) && e.ports[portName] !== undefined)
-      .sort((a, b) => (keyOf(a) < keyOf(b) ? -1 : 1))
+    const { service, portName } = wanted
+    const now = this.#now()
+    const healthKeyOf = (e: Endpoint) => healthKey(keyOf(e), e.ports[portName] ?? 0)
+    const restsUntil = (e: Endpoint) => this.health.restsUntil(healthKeyOf(e))
+    const candidates = available(
+      this.#candidates(wanted, (e) => restsUntil(e) <= now),
+      restsUntil,
+      now,
+    ).sort((a, b) => (keyOf(a) < keyOf(b) ? -1 : 1))
     if (candidates.length === 0) return undefined
     const sticky = this.#sticky(wanted, candidates)
     const endpoint = sticky ?? this.#next(service, candidates)
     if (endpoint === undefined) return undefined
-    this.#remember(wanted, keyOf(endpoint))
+    this.stick(wanted, keyOf(endpoint))
     const family = isIP(wanted.address)
     const address = endpoint.addresses.find((a) => isIP(a) === family) ?? endpoint.addresses[0] ?? ''
-    return { endpoint, address, port: endpoint.ports[portName] ?? 0, key: keyOf(endpoint) }
+    return {
+      endpoint,
+      address,
+      port: endpoint.ports[portName] ?? 0,
+      key: keyOf(endpoint),
+      healthKey: healthKeyOf(endpoint),
+      ejected: restsUntil(endpoint) > now,
+    }
+  }
+
+  /** Those near by as long as one of them is up, else all: a hint is a wish, but the app wants an answer. */
+  #candidates(wanted: Wanted, isUp: (endpoint: Endpoint) => boolean): Endpoint[] {
+    const { service, portName, endpoints, self, exclude } = wanted
+    const serves = (e: Endpoint) => !exclude.has(keyOf(e)) && e.ports[portName] !== undefined
+    const { near, all } = tiers(service, endpoints, self)
+    const inReach = near.filter(serves)
+    return inReach.some(isUp) ? inReach : all.filter(serves)
   }
 
   opened(service: string, key: string): void {
@@ -119,7 +157,7 @@ export class Balancer {
     return next
   }
 
-  #affinityOf({ service, client }: Wanted): string {
+  #affinityOf({ service, client }: Pick<Wanted, 'service' | 'client'>): string {
     return `${idOf(service)} ${client}`
   }
 
@@ -130,7 +168,8 @@ export class Balancer {
     return candidates.find((e) => keyOf(e) === affinity.key)
   }
 
-  #remember(wanted: Wanted, key: string): void {
+  /** The client stays with this endpoint from now on, where the service has affinity. */
+  stick(wanted: Pick<Wanted, 'service' | 'client'>, key: string): void {
     const { affinitySeconds } = wanted.service
     if (affinitySeconds === 0) return
     const name = this.#affinityOf(wanted)
