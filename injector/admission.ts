@@ -31,10 +31,11 @@ export function admit(
   request: AdmissionRequest,
   namespaceLabels: Record<string, string>,
   mesh: MeshSettings,
+  namespaceAnnotations: Record<string, string> = {},
 ): Admission {
   const pod = request.object as Pod
   const namespace = request.namespace ?? 'default'
-  const decision = decide({ pod, namespace, namespaceLabels }, mesh)
+  const decision = decide({ pod, namespace, namespaceLabels, namespaceAnnotations }, mesh)
   const warnings = decision.warnings.map((w) => w.slice(0, maxWarning))
   const base = { uid: request.uid, allowed: true, ...(warnings.length === 0 ? {} : { warnings }) }
   if (!decision.inject) return { response: base, pod, decision }

@@ -1,4 +1,12 @@
 import { isIP } from 'node:net'
+import {
+  leafLifetimeAnnotation,
+  leafLifetimeRule,
+  offlineGraceAnnotation,
+  offlineGraceRule,
+  parseLeafLifetime,
+  parseOfflineGrace,
+} from '#shared/lifetimes.ts'
 import { logLevels } from '#shared/log.ts'
 import { addedAnnotation, prefix, statusAnnotation } from './mesh-settings.ts'
 
@@ -16,6 +24,10 @@ export interface WorkloadSettings {
   /** Undefined: the mesh's. */
   serviceCidrs: string[] | undefined
   image: string | undefined
+  /** Checked here, and read from the pod by the server, which issues the certificates. */
+  leafLifetime: string | undefined
+  /** Undefined: none. */
+  offlineGrace: string | undefined
 }
 
 export const defaults: WorkloadSettings = {
@@ -30,6 +42,8 @@ export const defaults: WorkloadSettings = {
   upstreamDns: [],
   serviceCidrs: undefined,
   image: undefined,
+  leafLifetime: undefined,
+  offlineGrace: undefined,
 }
 
 type Reader<T> = (text: string) => T | { wrong: string }
@@ -102,10 +116,23 @@ const settings: Record<string, Setting> = {
   image: setting('image', (text) =>
     /^[\w.:@/-]{1,255}$/.test(text) ? text : { wrong: 'must be the name of an image' },
   ),
+  'leaf-lifetime': setting('leafLifetime', (text) =>
+    parseLeafLifetime(text) === undefined ? { wrong: leafLifetimeRule } : text,
+  ),
+  'offline-grace': setting('offlineGrace', (text) =>
+    parseOfflineGrace(text) === undefined ? { wrong: offlineGraceRule } : text,
+  ),
 } as Record<string, Setting>
 
 /** Those that other parts of the mesh use on pods. */
 const others = [statusAnnotation, addedAnnotation, `${prefix}balancer`]
+
+/** Those that a namespace may carry for all of its pods. */
+const inherited = [leafLifetimeAnnotation, offlineGraceAnnotation]
+
+export function inheritedAnnotations(ofNamespace: Record<string, string> = {}): Record<string, string> {
+  return Object.fromEntries(Object.entries(ofNamespace).filter(([name]) => inherited.includes(name)))
+}
 
 /** Each annotation that cannot be used gives one warning, and its default is used. */
 export function readAnnotations(annotations: Record<string, string> = {}): {

@@ -129,6 +129,9 @@ function sidecarContainer(mesh: MeshSettings, workload: WorkloadSettings): Conta
       value('EDGEMESH_CLUSTER_DOMAIN', mesh.clusterDomain),
       value('EDGEMESH_LOG_LEVEL', workload.logLevel),
       value('EDGEMESH_DRAIN_SECONDS', String(workload.drainSeconds)),
+      ...(workload.offlineGrace === undefined
+        ? []
+        : [value('EDGEMESH_OFFLINE_GRACE', workload.offlineGrace)]),
       ...unlessEmpty('EDGEMESH_UPSTREAM_DNS', workload.upstreamDns),
       ...unlessEmpty('EDGEMESH_IGNORED_SERVICE_IPS', mesh.ignoredServiceIps),
       value('EDGEMESH_TOKEN_FILE', '/run/secrets/edgemesh/token'),

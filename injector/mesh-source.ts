@@ -3,10 +3,17 @@ import type { KubernetesClient, KubernetesObject } from '#shared/kubernetes/clie
 import { Reflector } from '#shared/kubernetes/reflector.ts'
 import type { Logger } from '#shared/log.ts'
 import { fromConfigData, type MeshConfig, meshConfigMap } from '#shared/mesh-config.ts'
+import { inheritedAnnotations } from './annotations.ts'
 import type { MeshSettings } from './mesh-settings.ts'
 
 /** The first minor version of Kubernetes 1 that has native sidecars on by default. */
 const nativeSince = 29
+
+/** What counts of a namespace. */
+export interface NamespaceRecord {
+  labels: Record<string, string>
+  annotations: Record<string, string>
+}
 
 export interface MeshSourceOptions {
   client: KubernetesClient
@@ -15,11 +22,11 @@ export interface MeshSourceOptions {
   log: Logger
 }
 
-/** What the webhook knows of the cluster: the mesh's settings, ignored services, and labels of namespaces. */
+/** What the webhook knows of the cluster: the mesh's settings, ignored services, and what namespaces say. */
 export class MeshSource {
   readonly #options: MeshSourceOptions
   readonly #config: Reflector<MeshConfig>
-  readonly #namespaces: Reflector<Record<string, string>>
+  readonly #namespaces: Reflector<NamespaceRecord>
   readonly #ignored: Reflector<string[]>
   #nativeSidecar = false
 
@@ -36,7 +43,7 @@ export class MeshSource {
     this.#namespaces = new Reflector({
       ...{ client, onChange, log },
       path: '/api/v1/namespaces',
-      keep: ({ metadata }) => metadata.labels ?? {},
+      keep: recordOf,
     })
     this.#ignored = new Reflector({
       ...{ client, onChange, log },
@@ -81,12 +88,16 @@ export class MeshSource {
   }
 
   /** A pod may come faster than the news of its namespace: `expected` is a label that it must have. */
-  async namespaceLabels(name: string, expected: string | undefined): Promise<Record<string, string>> {
+  async namespaceOf(name: string, expected: string | undefined): Promise<NamespaceRecord> {
     const known = this.#namespaces.objects.get(`/${name}`)
-    if (known !== undefined && (expected === undefined || expected in known)) return known
+    if (known !== undefined && (expected === undefined || expected in known.labels)) return known
     const found = await this.#options.client.find(`/api/v1/namespaces/${name}`)
-    return found?.metadata.labels ?? {}
+    return found === undefined ? { labels: {}, annotations: {} } : recordOf(found)
   }
+}
+
+function recordOf({ metadata }: KubernetesObject): NamespaceRecord {
+  return { labels: metadata.labels ?? {}, annotations: inheritedAnnotations(metadata.annotations) }
 }
 
 export function hasNativeSidecars({ major = '', minor = '' }: { major?: string; minor?: string }): boolean {

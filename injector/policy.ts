@@ -1,5 +1,5 @@
 import { SIDECAR_UID, sidecarPorts } from '#shared/ports.ts'
-import { readAnnotations, type WorkloadSettings } from './annotations.ts'
+import { inheritedAnnotations, readAnnotations, type WorkloadSettings } from './annotations.ts'
 import {
   initName,
   injectLabel,
@@ -34,17 +34,20 @@ export interface Subject {
   pod: Pod
   namespace: string
   namespaceLabels: Record<string, string>
+  /** Some count for all pods of the namespace that do not say otherwise. */
+  namespaceAnnotations?: Record<string, string>
 }
 
 const systemNamespaces = ['kube-system', 'kube-public', 'kube-node-lease']
 
 /** Whether a pod is injected: what was asked for, then what stands against it. */
 export function decide(subject: Subject, mesh: MeshSettings): Decision {
-  return asked(subject, mesh) ?? obstacle(subject.pod, mesh) ?? accept(subject.pod)
+  return asked(subject, mesh) ?? obstacle(subject.pod, mesh) ?? accept(subject)
 }
 
-function accept({ metadata }: Pod): Decision {
-  return { inject: true, ...readAnnotations(metadata.annotations) }
+function accept({ pod: { metadata }, namespaceAnnotations }: Subject): Decision {
+  const annotations = { ...inheritedAnnotations(namespaceAnnotations), ...metadata.annotations }
+  return { inject: true, ...readAnnotations(annotations) }
 }
 
 const skip = (reason: SkipReason, event: boolean, sentence: string): Decision => ({

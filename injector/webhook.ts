@@ -97,11 +97,11 @@ export class Webhook {
   async #admit(request: AdmissionRequest, path: string): Promise<object> {
     const { source, events, metrics, log } = this.#options
     const namespace = request.namespace ?? 'default'
-    const labels = await source.namespaceLabels(
+    const { labels, annotations } = await source.namespaceOf(
       namespace,
       path === byNamespacePath ? namespaceLabel : undefined,
     )
-    const { response, pod, decision } = admit(request, labels, source.settings())
+    const { response, pod, decision } = admit(request, labels, source.settings(), annotations)
     if (request.dryRun === true) return response
     metrics.admissions.inc({ outcome: decision.inject ? 'injected' : decision.reason })
     const name = pod.metadata.name ?? pod.metadata.generateName

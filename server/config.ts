@@ -1,5 +1,6 @@
 import { hostname } from 'node:os'
 import { Command, InvalidArgumentError, Option } from 'commander'
+import { leafLifetimeBounds, parseDuration } from '#shared/lifetimes.ts'
 import { type LogLevel, logLevels } from '#shared/log.ts'
 import { ports } from '#shared/ports.ts'
 import { type FastPathMode, fastPathModes } from '#shared/pump/mode.ts'
@@ -12,6 +13,8 @@ export interface ServerConfig {
   backend: FolderBackend | KubernetesBackend
   /** In ms. */
   leafLifetime: number
+  /** The most that a pod or namespace may ask for, in ms. */
+  maxLeafLifetime: number
   replica: string
   /** How long joined pairs may finish after SIGTERM, in ms. */
   drain: number
@@ -112,6 +115,13 @@ export function serverCommand(run: (config: ServerConfig) => Promise<void>): Com
       ),
     )
     .addOption(
+      option(
+        '--max-leaf-lifetime <time>',
+        'the most that an annotation of a pod or namespace may ask for',
+        duration,
+      ).default(leafLifetimeBounds.max, '90d'),
+    )
+    .addOption(
       option('--replica <name>', 'of this server, in tickets', replica).default(ownName(), 'the host name'),
     )
     .addOption(
@@ -132,9 +142,10 @@ export function serverCommand(run: (config: ServerConfig) => Promise<void>): Com
 }
 
 function configOf(options: Options, command: Command): ServerConfig {
-  const { port, adminPort, trustDomain, leafLifetime, replica, drain, fastPath, logLevel } = options
+  const { port, adminPort, trustDomain, leafLifetime, maxLeafLifetime } = options
+  const { replica, drain, fastPath, logLevel } = options
   return {
-    ...{ port, adminPort, trustDomain, leafLifetime, replica, drain, fastPath, logLevel },
+    ...{ port, adminPort, trustDomain, leafLifetime, maxLeafLifetime, replica, drain, fastPath, logLevel },
     backend: options.source === 'folder' ? folderOf(options, command) : kubernetesOf(options),
   }
 }
@@ -179,13 +190,10 @@ function port(text: string): number {
   return number
 }
 
-const units: Record<string, number> = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }
-
 /** `90s`, `15m`, `24h`, `7d` to ms. */
 export function duration(text: string): number {
-  const match = /^(\d{1,6})([smhd])$/.exec(text)
-  const ms = Number(match?.[1]) * (units[match?.[2] ?? ''] ?? 0)
-  if (!(ms > 0)) throw new InvalidArgumentError('It must be a time like 30s, 90m, 24h or 7d.')
+  const ms = parseDuration(text)
+  if (!ms) throw new InvalidArgumentError('It must be a time like 30s, 90m, 24h or 7d.')
   return ms
 }
 

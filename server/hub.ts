@@ -21,7 +21,9 @@ const smearMs = 2_000
 export interface HubOptions {
   trustDomain: string
   replica: string
+  /** Of pods that ask for none themselves, and the most that one may ask for. */
   leafLifetimeMs: number
+  maxLeafLifetimeMs?: number
   source: CatalogueSource
   verifier: TokenVerifier
   authority: CertificateAuthority
@@ -112,7 +114,10 @@ export class Hub implements ChannelOwner {
   }
 
   readonly issue = async (identity: PodIdentity, publicKey: string) => {
-    const certificate = await this.#options.authority.issue(identity, publicKey, this.#options.leafLifetimeMs)
+    const { authority, source, leafLifetimeMs, maxLeafLifetimeMs = Number.POSITIVE_INFINITY } = this.#options
+    const asked = source.state.pods.get(identity.podUid)?.leafLifetimeMs
+    const lifetimeMs = asked === undefined ? leafLifetimeMs : Math.min(asked, maxLeafLifetimeMs)
+    const certificate = await authority.issue(identity, publicKey, lifetimeMs)
     this.#options.metrics.certificates.inc()
     return certificate
   }

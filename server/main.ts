@@ -16,7 +16,7 @@ import { ServerMetrics } from './server-metrics.ts'
 const maxPumped = 2_000
 
 async function run(config: ServerConfig): Promise<void> {
-  const { trustDomain, replica, leafLifetime: leafLifetimeMs } = config
+  const { trustDomain, replica, leafLifetime: leafLifetimeMs, maxLeafLifetime } = config
   const log = createLogger('server', config.logLevel)
   const lifecycle = new Lifecycle(log)
   const metrics = new ServerMetrics()
@@ -41,6 +41,7 @@ async function run(config: ServerConfig): Promise<void> {
     trustDomain,
     replica,
     leafLifetimeMs,
+    maxLeafLifetimeMs: maxLeafLifetime,
     source,
     verifier,
     authority,

@@ -8,6 +8,7 @@ import {
   serviceEntry,
 } from '#shared/catalogue.ts'
 import { sentenceOf } from '#shared/errors.ts'
+import { leafLifetimeAnnotation, leafLifetimeRule, parseLeafLifetime } from '#shared/lifetimes.ts'
 import type { CatalogueState, PodRecord } from './source.ts'
 
 /** A Kubernetes object as parsed, with where it was found. Nothing about its fields is believed yet. */
@@ -66,6 +67,7 @@ export function compile(manifests: readonly Manifest[], previous?: CatalogueStat
   const diagnostics: string[] = []
   const services = new Map<string, ServiceEntry>()
   const pods = new Map<string, PodRecord>()
+  const namespaces = compileNamespaces(manifests, diagnostics)
   const slices: { id: string; slice: Slice; origin: string }[] = []
   for (const { object, origin } of manifests) {
     const leaveOut = (error: unknown) => diagnostics.push(`${origin}: left out: ${sentenceOf(error)}`)
@@ -75,7 +77,8 @@ export function compile(manifests: readonly Manifest[], previous?: CatalogueStat
         const entry = compileService(o, (sentence) => diagnostics.push(`${origin}: ${sentence}`))
         services.set(idOf(entry), entry)
       } else if (o.kind === 'Pod') {
-        const pod = compilePod(o)
+        const warn = (sentence: string) => diagnostics.push(`${origin}: ${sentence}`)
+        const pod = compilePod(o, namespaces, warn)
         pods.set(pod.uid, pod)
       } else if (o.kind === 'EndpointSlice') {
         const name = o.metadata?.labels?.[serviceNameLabel]
@@ -126,13 +129,42 @@ function balancerOf(text: string | undefined, warn: (sentence: string) => void):
   return 'round-robin'
 }
 
-function compilePod({ metadata, spec = {}, status = {} }: KubernetesObject): PodRecord {
+/** Leaf lifetimes that namespaces ask for, by name; in ms. */
+function compileNamespaces(manifests: readonly Manifest[], diagnostics: string[]): Map<string, number> {
+  const lifetimes = new Map<string, number>()
+  for (const { object, origin } of manifests) {
+    const { kind, metadata } = (object ?? {}) as KubernetesObject
+    if (kind !== 'Namespace' || typeof metadata?.name !== 'string') continue
+    const ms = leafLifetimeOf(metadata, (sentence) => diagnostics.push(`${origin}: ${sentence}`))
+    if (ms !== undefined) lifetimes.set(metadata.name, ms)
+  }
+  return lifetimes
+}
+
+function leafLifetimeOf(
+  { annotations }: NonNullable<KubernetesObject['metadata']>,
+  warn: (sentence: string) => void,
+): number | undefined {
+  const text = annotations?.[leafLifetimeAnnotation]
+  if (text === undefined) return undefined
+  const ms = parseLeafLifetime(String(text).trim())
+  if (ms === undefined)
+    warn(`annotation ${leafLifetimeAnnotation} is "${text}"; it ${leafLifetimeRule}. It is ignored.`)
+  return ms
+}
+
+function compilePod(
+  { metadata, spec = {}, status = {} }: KubernetesObject,
+  namespaces: ReadonlyMap<string, number>,
+  warn: (sentence: string) => void,
+): PodRecord {
   if (!metadata?.uid || !metadata.name) throw new Error('the Pod needs metadata.name and metadata.uid')
   const ips = ((status.podIPs ?? []) as { ip?: string }[]).map((p) => p.ip ?? '')
   if (ips.length === 0 && typeof status.podIP === 'string') ips.push(status.podIP)
   const native = ((spec.initContainers ?? []) as ContainerSpec[]).filter((c) => c.restartPolicy === 'Always')
   const ports = [...((spec.containers ?? []) as ContainerSpec[]), ...native].flatMap((c) => c.ports ?? [])
   const tcp = ports.filter((p) => (p.protocol ?? 'TCP') === 'TCP').map((p) => Number(p.containerPort))
+  const leafLifetimeMs = leafLifetimeOf(metadata, warn) ?? namespaces.get(metadata.namespace ?? 'default')
   return {
     uid: metadata.uid,
     namespace: metadata.namespace ?? 'default',
@@ -140,6 +172,7 @@ function compilePod({ metadata, spec = {}, status = {} }: KubernetesObject): Pod
     serviceAccount: typeof spec.serviceAccountName === 'string' ? spec.serviceAccountName : 'default',
     ...(typeof spec.nodeName === 'string' ? { node: spec.nodeName } : {}),
     ips: ips.filter((ip) => isIP(ip) !== 0).map(canonicalIP),
+    ...(leafLifetimeMs === undefined ? {} : { leafLifetimeMs }),
     containerPorts: tcp.filter((p) => p > 0 && p < 65_536),
     sidecar: metadata.annotations?.[statusAnnotation] === 'injected',
     finished: status.phase === 'Succeeded' || status.phase === 'Failed',

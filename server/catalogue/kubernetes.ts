@@ -1,5 +1,6 @@
 import type { KubernetesClient, KubernetesObject } from '#shared/kubernetes/client.ts'
 import { Reflector } from '#shared/kubernetes/reflector.ts'
+import { leafLifetimeAnnotation } from '#shared/lifetimes.ts'
 import type { Logger } from '#shared/log.ts'
 import { balancerAnnotation, compile, type Manifest, statusAnnotation } from './compile.ts'
 import { type CatalogueSource, type CatalogueState, emptyState } from './source.ts'
@@ -43,6 +44,7 @@ class ClusterSource implements KubernetesSource {
         keep: keepSlice,
       },
       { path: '/api/v1/pods', query: {}, kind: 'Pod', keep: keepPod },
+      { path: '/api/v1/namespaces', query: {}, kind: 'Namespace', keep: keepNamespace },
     ]
     this.#reflectors = kinds.map(
       ({ path, query, kind, keep }) =>
@@ -147,7 +149,7 @@ function keepPod(o: Raw) {
     metadata: {
       ...names(o),
       uid: o.metadata.uid,
-      annotations: pick(o.metadata.annotations, statusAnnotation),
+      annotations: pick(o.metadata.annotations, statusAnnotation, leafLifetimeAnnotation),
     },
     spec: {
       ...pick(o.spec, 'serviceAccountName', 'nodeName'),
@@ -155,6 +157,12 @@ function keepPod(o: Raw) {
       initContainers: containers(o.spec?.initContainers).filter((c) => c.restartPolicy === 'Always'),
     },
     status: pick(o.status, 'podIPs', 'podIP', 'phase'),
+  }
+}
+
+function keepNamespace({ metadata }: Raw) {
+  return {
+    metadata: { name: metadata.name, annotations: pick(metadata.annotations, leafLifetimeAnnotation) },
   }
 }
 

@@ -12,6 +12,8 @@ export interface PodRecord {
   containerPorts: number[]
   /** Whether the pod was injected (annotation sidecar.edgemesh.io/status: injected). */
   sidecar: boolean
+  /** What the pod, or its namespace, asks for by annotation. */
+  leafLifetimeMs?: number
   /** Phase Succeeded or Failed: it will not come back under this uid. */
   finished: boolean
 }

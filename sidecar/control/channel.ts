@@ -3,6 +3,7 @@ import WebSocket from 'ws'
 import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import { serverNameOf } from '#shared/identity.ts'
 import { fullJitter, pause } from '#shared/lifecycle.ts'
+import { renewalDelayMs } from '#shared/lifetimes.ts'
 import type { Logger } from '#shared/log.ts'
 import { Secret } from '#shared/secret.ts'
 import { createCertificateRequest, tlsFloor } from '#shared/tls.ts'
@@ -204,7 +205,8 @@ export class ControlChannel {
     const { identity, onMessage, log } = this.#options
     if (message.type === 'welcome' || message.type === 'certificate') {
       identity.replace(message.certificate)
-      this.#scheduleRenewal(message.certificate.notAfter)
+      const { notAfter, lifetimeMs = Math.max(0, notAfter - Date.now()) } = message.certificate
+      this.#scheduleRenewal(lifetimeMs, performance.now())
       if (message.type === 'welcome') {
         this.#up = true
         this.#welcomes++
@@ -237,22 +239,21 @@ export class ControlChannel {
     return createCertificateRequest(identity.keys, new Secret(token.trim()))
   }
 
-  /** Renews at 50 to 70 % of what is left of the certificate's life, jittered so that pods do not come together. */
-  #scheduleRenewal(notAfter: number): void {
+  /** `since`: when the certificate came, by the monotonic clock. */
+  #scheduleRenewal(lifetimeMs: number, since: number): void {
     clearTimeout(this.#renewal)
-    const lifeMs = Math.max(0, notAfter - Date.now())
-    const inMs = Math.min(lifeMs * (0.5 + 0.2 * Math.random()), 2 ** 31 - 1)
-    this.#renewal = setTimeout(() => this.#renew(notAfter), Math.max(inMs, 1_000))
+    const inMs = renewalDelayMs(lifetimeMs, performance.now() - since)
+    this.#renewal = setTimeout(() => this.#renew(lifetimeMs, since), inMs)
     this.#renewal.unref()
   }
 
   /** Without the server nothing is to be done: each new hello brings a new certificate. */
-  async #renew(notAfter: number): Promise<void> {
+  async #renew(lifetimeMs: number, since: number): Promise<void> {
     try {
       this.send({ type: 'renew', request: await this.#request() })
     } catch (error) {
       this.#options.log.warn({ error: sentenceOf(error) }, 'cannot renew the certificate yet')
     }
-    this.#scheduleRenewal(notAfter)
+    this.#scheduleRenewal(lifetimeMs, since)
   }
 }

@@ -54,6 +54,8 @@ export const issuedCertificate = object({
   trustBundle: text(65_536),
   /** Milliseconds since the epoch, by the server's clock. */
   notAfter: integer(0, Number.MAX_SAFE_INTEGER),
+  /** How long it lives from now on, in ms: whose clock is wrong can still tell when to renew. */
+  lifetimeMs: optional(integer(0, Number.MAX_SAFE_INTEGER)),
 })
 export type IssuedCertificate = Of<typeof issuedCertificate>
 

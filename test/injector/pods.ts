@@ -273,6 +273,7 @@ export const cases: PodCase[] = [
       'upstream-dns': '9.9.9.9,1.1.1.1',
     }),
   ),
+  of('offline-for-days', {}, annotations({ 'leaf-lifetime': '30d', 'offline-grace': '7d' })),
   of(
     'own-cidrs-and-image',
     {},

@@ -136,6 +136,12 @@ describe('annotations', () => {
     ['service-cidrs', '10.0.0.0/16', undefined],
     ['image', 'registry.example:5000/edgemesh:1', undefined],
     ['image', 'two words', 'must be the name of an image'],
+    ['leaf-lifetime', '7d', undefined],
+    ['leaf-lifetime', '9m', 'must be a time from 10m to 90d'],
+    ['leaf-lifetime', 'long', 'must be a time from 10m to 90d'],
+    ['offline-grace', '72h', undefined],
+    ['offline-grace', '0s', undefined],
+    ['offline-grace', '91d', 'must be a time up to 90d'],
     ['cpu-reqest', '100m', 'did you mean sidecar.edgemesh.io/cpu-request?'],
     ['constructor', 'x', 'is not known'],
   ])('%s: %s', (name, text, warning) => {
@@ -148,6 +154,41 @@ describe('annotations', () => {
 
   it('leaves the annotations of others alone', () => {
     expect(readAnnotations({ 'example.com/cpu-request': '?' }).warnings).toEqual([])
+  })
+})
+
+describe('annotations of a namespace', () => {
+  const prefix = 'sidecar.edgemesh.io/'
+  const subject = (own: Record<string, string>, ofNamespace: Record<string, string>) => ({
+    pod: { metadata: { name: 'a', annotations: own }, spec: { containers: [{ name: 'app' }] } },
+    namespace: 'shop',
+    namespaceLabels: { 'edgemesh-injection': 'enabled' },
+    namespaceAnnotations: ofNamespace,
+  })
+
+  it.each<[string, Record<string, string>, Record<string, string>, object]>([
+    ['counts for its pods', {}, { 'offline-grace': '72h' }, { offlineGrace: '72h' }],
+    [
+      'yields to that of the pod',
+      { 'offline-grace': '0s' },
+      { 'offline-grace': '72h' },
+      { offlineGrace: '0s' },
+    ],
+    [
+      'is about lifetimes only',
+      {},
+      { image: 'x', 'cpu-limit': '1' },
+      { image: undefined, cpuLimit: undefined },
+    ],
+  ])('%s', (_title, own, ofNamespace, workload) => {
+    const named = (all: Record<string, string>) =>
+      Object.fromEntries(Object.entries(all).map(([name, text]) => [prefix + name, text]))
+    expect(decide(subject(named(own), named(ofNamespace)), mesh)).toMatchObject({ inject: true, workload })
+  })
+
+  it('that is wrong is named', () => {
+    const decision = decide(subject({}, { [`${prefix}leaf-lifetime`]: '1y' }), mesh)
+    expect(decision.warnings).toEqual([expect.stringContaining('leaf-lifetime')])
   })
 })
 

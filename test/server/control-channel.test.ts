@@ -161,6 +161,32 @@ describe('a renewal', () => {
     await client.close()
   })
 
+  it('brings one that lives as long as the pod, or its namespace, asks for, and not longer than allowed', async () => {
+    const dora = pod('dora')
+    const manifest = podManifest(dora)
+    const asking = (text: string) => ({ annotations: { 'sidecar.edgemesh.io/leaf-lifetime': text } })
+    const lifetime = async () => {
+      const client = await TestClient.join(server, dora)
+      await client.close()
+      const [welcome] = client.received
+      return welcome?.type === 'welcome' ? welcome.certificate.lifetimeMs : undefined
+    }
+    const hours = async () => Math.ceil(Number(await lifetime()) / 3_600_000)
+    await server.put('pod-dora', manifest)
+    expect(await hours()).toBe(1)
+    await server.put('namespace', { kind: 'Namespace', metadata: { name: 'shop', ...asking('5h') } })
+    expect(await hours()).toBe(5)
+    const metadata = { ...manifest.metadata, annotations: { ...manifest.metadata.annotations } }
+    Object.assign(metadata.annotations, asking('3h').annotations)
+    await server.put('pod-dora', { ...manifest, metadata })
+    expect(await hours()).toBe(3)
+    Object.assign(metadata.annotations, asking('90d').annotations)
+    await server.put('pod-dora', { ...manifest, metadata })
+    expect(await hours()).toBe(48)
+    await server.put('pod-dora')
+    await server.put('namespace')
+  })
+
   it('with the token of another pod is refused', async () => {
     const client = await TestClient.join(server, alice)
     client.send({ type: 'renew', request: await requestFor(server, bob) })

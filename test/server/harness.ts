@@ -133,6 +133,7 @@ export class TestServer {
       trustDomain,
       replica: 'test',
       leafLifetimeMs: 3_600_000,
+      maxLeafLifetimeMs: 48 * 3_600_000,
       source,
       verifier: options.verifier?.(keys) ?? keys,
       authority,

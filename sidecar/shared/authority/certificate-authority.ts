@@ -17,8 +17,8 @@ export interface Root {
   certificate: string
   key: Secret
 }
-/** Clocks at the edge may be behind ours by so much. */
-const backdateMs = 5 * 60_000
+/** Clocks at the edge may be behind ours by so much: an hour, and some. */
+const backdateMs = 65 * 60_000
 const serverAuth = '1.3.6.1.5.5.7.3.1'
 const clientAuth = '1.3.6.1.5.5.7.3.2'
 
@@ -109,12 +109,15 @@ export class CertificateAuthority {
     publicKey: webcrypto.CryptoKey,
     lifetimeMs: number,
   ): Promise<IssuedCertificate> {
-    const notAfter = Math.floor((Date.now() + lifetimeMs) / 1_000) * 1_000 // certificates know whole seconds
+    const now = Date.now()
+    // A leaf that outlives its root would be refused; and certificates know whole seconds.
+    const until = Math.min(now + lifetimeMs, this.#certificate.notAfter.getTime())
+    const notAfter = Math.floor(until / 1_000) * 1_000
     const leaf = await x509.X509CertificateGenerator.create({
       serialNumber: serial(),
       issuer: this.#certificate.subject,
       subject: '', // the names stand in the SAN, which is critical therefore (RFC 5280, 4.2.1.6)
-      notBefore: new Date(Date.now() - backdateMs),
+      notBefore: new Date(now - backdateMs),
       notAfter: new Date(notAfter),
       publicKey,
       signingKey: this.#key,
@@ -127,7 +130,8 @@ export class CertificateAuthority {
         await x509.AuthorityKeyIdentifierExtension.create(this.#certificate.publicKey),
       ],
     })
-    return { chain: `${leaf.toString('pem')}\n`, trustBundle: this.trustBundle, notAfter }
+    const chain = `${leaf.toString('pem')}\n`
+    return { chain, trustBundle: this.trustBundle, notAfter, lifetimeMs: Math.max(0, notAfter - now) }
   }
 }
 

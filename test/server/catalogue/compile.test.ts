@@ -181,6 +181,25 @@ describe('a Pod', () => {
     })
   })
 
+  const lifetime = (text?: string) =>
+    text === undefined ? {} : { annotations: { 'sidecar.edgemesh.io/leaf-lifetime': text } }
+  it.each<[string, string | undefined, string | undefined, number | undefined, number]>([
+    ['none', undefined, undefined, undefined, 0],
+    ['its own', '7d', undefined, 604_800_000, 0],
+    ["its namespace's", undefined, '30d', 2_592_000_000, 0],
+    ['its own before that of its namespace', '10m', '30d', 600_000, 0],
+    ["its namespace's, where its own is wrong, with a diagnostic", '1y', '30d', 2_592_000_000, 1],
+    ['none, where that of its namespace is wrong', undefined, '9m', undefined, 1],
+  ])('asks for a leaf lifetime: %s', (_title, own, ofNamespace, ms, problems) => {
+    const { state, diagnostics } = of(
+      pod('a', { metadata: { namespace: 'shop', ...lifetime(own) } }),
+      { kind: 'Namespace', metadata: { name: 'shop', ...lifetime(ofNamespace) } },
+      { kind: 'Namespace', metadata: { name: 'other', ...lifetime('40d') } },
+    )
+    expect(state.pods.get('a')?.leafLifetimeMs).toBe(ms)
+    expect(diagnostics).toHaveLength(problems)
+  })
+
   it.each([
     ['Succeeded', true],
     ['Failed', true],

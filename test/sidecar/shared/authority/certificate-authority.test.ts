@@ -73,6 +73,21 @@ describe('a leaf', () => {
     expect(leaf.checkIssued(new X509Certificate(authority.trustBundle))).toBe(true)
   })
 
+  it('does not outlive its root, and says how long it lives by the clock of the server', async () => {
+    const root = new X509Certificate(authority.trustBundle)
+    const keys = await createKeyPair()
+    const long = await authority.issue(alice, keys.publicKey, 20 * 365 * 24 * hourMs)
+    expect(new X509Certificate(long.chain).validTo).toBe(root.validTo)
+    const short = await authority.issue(alice, keys.publicKey, hourMs)
+    expect(short.lifetimeMs).toBeGreaterThan(hourMs - 2_000)
+    expect(short.lifetimeMs).toBeLessThanOrEqual(hourMs)
+  })
+
+  it('is valid for who is an hour behind', async () => {
+    const leaf = new X509Certificate((await credentials()).cert)
+    expect(Date.parse(leaf.validFrom)).toBeLessThan(Date.now() - hourMs)
+  })
+
   it('has a serial number of its own', async () => {
     const leaves = await Promise.all(Array.from({ length: 50 }, () => credentials()))
     expect(new Set(leaves.map((l) => new X509Certificate(l.cert).serialNumber)).size).toBe(50)
