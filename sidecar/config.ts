@@ -1,5 +1,6 @@
 import { isIP } from 'node:net'
 import { EdgeMeshError } from '#shared/errors.ts'
+import { offlineGraceRule, parseOfflineGrace } from '#shared/lifetimes.ts'
 import { type LogLevel, logLevels } from '#shared/log.ts'
 import { ports } from '#shared/ports.ts'
 import { type FastPathMode, fastPathModes } from '#shared/pump/mode.ts'
@@ -34,6 +35,8 @@ export interface SidecarConfig {
   upstreamDns: string[]
   /** ClusterIPs that the rules of this pod leave alone (noproxy=edgemesh when it was injected). */
   ignoredServiceIps: string[]
+  /** How long after their expiry certificates of peers are accepted while the server is away, in ms; 0 is never. */
+  offlineGraceMs: number
   /** When bulk goes to the pump. */
   fastPath: FastPathMode
   logLevel: LogLevel
@@ -68,6 +71,7 @@ export function readConfig(env: Environment): SidecarConfig {
     resolvConf: env.EDGEMESH_RESOLV_CONF || '/etc/resolv.conf',
     upstreamDns: ipsOf('EDGEMESH_UPSTREAM_DNS', env.EDGEMESH_UPSTREAM_DNS ?? ''),
     ignoredServiceIps: ipsOf('EDGEMESH_IGNORED_SERVICE_IPS', env.EDGEMESH_IGNORED_SERVICE_IPS ?? ''),
+    offlineGraceMs: offlineGrace(env.EDGEMESH_OFFLINE_GRACE || '0s'),
     fastPath: fastPathMode(env.EDGEMESH_FAST_PATH || 'auto'),
     logLevel: logLevel(env.EDGEMESH_LOG_LEVEL || 'info'),
     adminPort: wholeNumber('EDGEMESH_ADMIN_PORT', env, ports.sidecarAdmin, 1, 65_535),
@@ -94,6 +98,10 @@ function ipsOf(name: string, list: string): string[] {
     .filter((a) => a !== '')
   if (addresses.some((a) => isIP(a) === 0)) fail(name, list, 'it must be a list of IP addresses')
   return addresses
+}
+
+function offlineGrace(text: string): number {
+  return parseOfflineGrace(text) ?? fail('EDGEMESH_OFFLINE_GRACE', text, `it ${offlineGraceRule}`)
 }
 
 function fastPathMode(text: string): FastPathMode {

@@ -12,6 +12,7 @@ import { AccessLog } from './access-log.ts'
 import type { SidecarConfig } from './config.ts'
 import { ControlChannel } from './control/channel.ts'
 import { Identity } from './control/identity.ts'
+import { ServerContact } from './control/server-contact.ts'
 import { parseResolvConf } from './dns/resolv-conf.ts'
 import { listenResolver } from './dns/resolver.ts'
 import { listenInterceptor } from './interception/interceptor.ts'
@@ -26,6 +27,7 @@ import { CatalogueStore } from './services/catalogue-store.ts'
 import { CatalogueWatch } from './services/catalogue-watch.ts'
 import { SidecarMetrics } from './sidecar-metrics.ts'
 import { Inbound } from './tunnel/inbound.ts'
+import { OfflineGrace } from './tunnel/offline-grace.ts'
 import { SessionPool } from './tunnel/pool.ts'
 import { SideDialer } from './tunnel/side-dialer.ts'
 
@@ -36,6 +38,7 @@ class Parts {
   readonly metrics = new SidecarMetrics()
   readonly accessLog: AccessLog
   readonly identity: Identity
+  readonly grace: OfflineGrace
   readonly store: CatalogueStore
   readonly catalogue: Catalogue
   readonly watch: CatalogueWatch
@@ -54,6 +57,9 @@ class Parts {
     this.log = log
     this.identity = identity
     this.accessLog = new AccessLog(log, this.metrics)
+    const { offlineGraceMs, identityFolder } = config
+    const contact = new ServerContact(offlineGraceMs > 0 ? identityFolder : undefined, log)
+    this.grace = new OfflineGrace(offlineGraceMs, contact, identity)
     this.store = new CatalogueStore(config.stateFolder, log)
     const kept = this.store.load()
     this.catalogue = kept === undefined ? new Catalogue() : Catalogue.restore(kept)
@@ -68,12 +74,18 @@ class Parts {
       identity,
       hello: () => this.watch.hello(),
       onMessage: (message) => this.#onMessage(message),
-      onLost: () => this.relay.onLost(),
+      onUp: () => contact.up(),
+      onLost: () => {
+        contact.lost()
+        this.relay.onLost()
+      },
       metrics: this.metrics,
       log,
     })
     const { health } = this.balancer
     this.metrics.gauge('endpoints_ejected', 'Endpoints that are ejected now.', () => health.ejected)
+    const graced = 'Sessions with peers whose certificate has expired.'
+    this.metrics.gauge('offline_grace_sessions', graced, () => this.grace.sessions)
     this.pump = new Pump(log)
     this.metrics.gauge('pump_connections', 'Connections in the pump.', () => this.pump.use.connections)
     this.metrics.gauge('pump_descriptors', 'File descriptors of the pump.', () => this.pump.use.descriptors)
@@ -85,8 +97,8 @@ class Parts {
     identity.onChange(showIdentity)
     this.relay = new RelayClient(this.channel, this.metrics, log)
     this.pools = {
-      direct: new SessionPool(identity, this.metrics, log),
-      relayed: new SessionPool(identity, this.metrics, log),
+      direct: new SessionPool(identity, this.grace, this.metrics, log),
+      relayed: new SessionPool(identity, this.grace, this.metrics, log),
     }
   }
 
@@ -225,8 +237,8 @@ function startTunnelOnceIdentified(parts: Parts): void {
   const listenOnce = async () => {
     if (parts.inbound !== undefined) return
     const self = () => ({ podIPs: config.podIPs, declaredPorts: catalogue.selfPorts })
-    const { pump } = parts
-    const inbound = new Inbound({ port: ports.tunnel, identity, self, accessLog, pump, metrics, log })
+    const { pump, grace } = parts
+    const inbound = new Inbound({ port: ports.tunnel, identity, grace, self, accessLog, pump, metrics, log })
     parts.inbound = inbound
     await inbound.listen()
     log.info('ready: the tunnel endpoint serves')

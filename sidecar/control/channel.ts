@@ -40,6 +40,8 @@ export interface ChannelOptions {
   hello: () => Pick<Extract<ClientMessage, { type: 'hello' }>, 'resume' | 'subscriptions'>
   /** Every message of the server but `welcome` and `certificate`, which the channel deals with itself. */
   onMessage: (message: ServerMessage) => void
+  /** A server has welcomed us. */
+  onUp?: () => void
   /** The channel that was up is down. */
   onLost: () => void
   metrics: SidecarMetrics
@@ -211,6 +213,7 @@ export class ControlChannel {
         this.#up = true
         this.#welcomes++
         for (const resolve of this.#waiting) resolve()
+        this.#options.onUp?.()
         log.info({ server: this.#server, replica: message.replica }, 'connected to the server')
       }
     } else if (message.type === 'error')

@@ -38,7 +38,7 @@ export class Identity {
     this.#log = log
   }
 
-  /** Takes up the kept identity where it is still this pod's and valid; else makes a new key. */
+  /** Takes up the kept identity where it is still this pod's, expired or not; else makes a new key. */
   static async open(
     self: { podUid: string; trustDomain: string; folder: string | undefined },
     log: Logger,

@@ -1,7 +1,7 @@
 import type { Duplex } from 'node:stream'
 import type { Endpoint } from '#shared/catalogue.ts'
 import { dial } from '#shared/dial.ts'
-import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
+import { codeOf, EdgeMeshError, type ErrorCode, sentenceOf } from '#shared/errors.ts'
 import { pause } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
 import { ports } from '#shared/ports.ts'
@@ -13,6 +13,9 @@ import { plan, type RouteKind, type Step } from './plan.ts'
 
 /** How long a TCP connect to an endpoint or its sidecar may take, in ms. */
 const dialDeadlineMs = 4_000
+
+/** Codes that stay what they are when every route fails with them. */
+const telling: ErrorCode[] = ['timeout', 'limit', 'unauthenticated']
 
 export interface Target {
   endpoint: Pick<Endpoint, 'podUid' | 'sidecar' | 'addresses'>
@@ -188,7 +191,7 @@ export class Router {
 
   #noRoute(podUid: string, failures: unknown[]): EdgeMeshError {
     const told = failures.map((f) => sentenceOf(f)).join(' ')
-    const code = failures.every((f) => codeOf(f) === 'timeout') ? 'timeout' : 'unreachable'
+    const code = telling.find((c) => failures.every((f) => codeOf(f) === c)) ?? 'unreachable'
     return new EdgeMeshError(
       code,
       `Cannot reach pod ${podUid} by any route: ${told || 'none is possible now.'}`,

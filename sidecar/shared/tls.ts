@@ -48,6 +48,8 @@ export function isProofValid(request: CertificateRequest): boolean {
 
 export type HandshakeFailure =
   | 'expired'
+  /** Our own certificate, not the peer's. */
+  | 'own-expired'
   | 'not-yet-valid'
   | 'untrusted'
   | 'wrong-identity'
@@ -59,6 +61,7 @@ export type HandshakeFailure =
 /** Sorts what OpenSSL and Node say of a failed handshake, for metrics and logs. */
 export function handshakeFailureOf(error: unknown): HandshakeFailure {
   const code = String((error as { code?: unknown } | null)?.code ?? '')
+  if (code === 'unauthenticated') return 'own-expired'
   if (code === 'CERT_HAS_EXPIRED' || code.includes('CERTIFICATE_EXPIRED')) return 'expired'
   if (code === 'CERT_NOT_YET_VALID') return 'not-yet-valid'
   if (code === 'ERR_TLS_CERT_ALTNAME_INVALID' || code === 'identity-mismatch') return 'wrong-identity'

@@ -20,6 +20,7 @@ import type { AccessLog } from '../access-log.ts'
 import type { Identity } from '../control/identity.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
 import { type ConnectFailure, decideInbound, statusOf } from './connect.ts'
+import type { OfflineGrace } from './offline-grace.ts'
 import { SideAcceptor } from './side-acceptor.ts'
 import { maxSessionMemory, maxStreams, sessionWindow, streamWindow } from './windows.ts'
 
@@ -35,6 +36,7 @@ const resets = { streamResetBurst: 20_000, streamResetRate: 2_000 }
 export interface InboundOptions {
   port: number
   identity: Identity
+  grace: OfflineGrace
   /** What may be dialled now; read at each CONNECT, since services come and go. */
   self: () => { podIPs: readonly string[]; declaredPorts: readonly number[] }
   accessLog: AccessLog
@@ -61,7 +63,7 @@ export class Inbound {
     this.#options = options
     this.#server = createSecureServer({
       requestCert: true,
-      rejectUnauthorized: true,
+      rejectUnauthorized: options.grace.strict, // otherwise by hand, before the session is known
       ALPNProtocols: ['h2'],
       handshakeTimeout: handshakeDeadlineMs,
       maxSessionMemory,
@@ -122,13 +124,12 @@ export class Inbound {
   }
 
   #onSession(session: ServerHttp2Session): void {
-    const { identity, log } = this.#options
+    const { identity, grace, log } = this.#options
     session.on('error', (error) => log.debug({ error: sentenceOf(error) }, 'inbound session broke'))
     try {
-      const certificate = (session.socket as TLSSocket).getPeerX509Certificate()
-      if (certificate === undefined)
-        throw new EdgeMeshError('identity-mismatch', 'Cannot accept a peer without certificate.')
+      const { certificate, byGrace } = grace.check(session.socket as TLSSocket, 'client')
       const peer = identityOf(certificate, identity.trustDomain)
+      if (byGrace) grace.hold(session, Date.parse(certificate.validTo))
       this.#sessions.set(session, peer)
       this.#sides.register(session, peer)
       session.setLocalWindowSize(sessionWindow)

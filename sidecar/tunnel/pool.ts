@@ -15,6 +15,7 @@ import { handshakeDeadlineMs, handshakeFailureOf } from '#shared/tls.ts'
 import type { Identity } from '../control/identity.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
 import { authorityOf, failureOf } from './connect.ts'
+import type { OfflineGrace } from './offline-grace.ts'
 import { maxSessionMemory, sessionWindow, streamWindow } from './windows.ts'
 
 /** How long a session may be without a stream before it is closed, in ms (HBONE keeps them 5 minutes). */
@@ -41,15 +42,19 @@ interface Watched {
 export class SessionPool {
   readonly #agent = new http2Agent.Agent({ maxEmptySessions, maxCachedTlsSessions: 1 })
   readonly #identity: Identity
+  readonly #grace: OfflineGrace
   readonly #metrics: SidecarMetrics
   readonly #log: Logger
   readonly #sessions = new Map<ClientHttp2Session, Watched>()
   /** The same, by peer. */
   readonly #byPod = new Map<string, Set<ClientHttp2Session>>()
+  /** When the certificate expired of peers that the grace let in, until their session is there; ms since the epoch. */
+  readonly #expired = new Map<string, number>()
   readonly #timer: NodeJS.Timeout
 
-  constructor(identity: Identity, metrics: SidecarMetrics, log: Logger) {
+  constructor(identity: Identity, grace: OfflineGrace, metrics: SidecarMetrics, log: Logger) {
     this.#identity = identity
+    this.#grace = grace
     this.#metrics = metrics
     this.#log = log
     this.#agent.settings = { enablePush: false, initialWindowSize: streamWindow }
@@ -151,6 +156,7 @@ export class SessionPool {
       socket: stream,
       servername: podServerName(podUid, this.#identity.trustDomain),
       ALPNProtocols: ['h2'],
+      rejectUnauthorized: this.#grace.strict,
     })
     // Node puts the port into the session's origin; a peer is named by its pod uid, whatever port it was dialled at.
     Object.defineProperty(socket, 'remotePort', { value: 443 })
@@ -163,10 +169,14 @@ export class SessionPool {
     )
     try {
       await withDeadline(promise, handshakeDeadlineMs, `finish the TLS handshake with pod ${podUid}`)
-      const certificate = socket.getPeerX509Certificate()
-      const peer = certificate && identityOf(certificate, this.#identity.trustDomain)
-      if (peer?.podUid !== podUid || socket.alpnProtocol !== 'h2') {
+      const { certificate, byGrace } = this.#grace.check(socket, 'server')
+      const peer = identityOf(certificate, this.#identity.trustDomain)
+      if (peer.podUid !== podUid || socket.alpnProtocol !== 'h2') {
         throw new EdgeMeshError('identity-mismatch', `Cannot reach pod ${podUid}: another pod answers there.`)
+      }
+      if (byGrace) {
+        this.#expired.set(podUid, Date.parse(certificate.validTo))
+        socket.once('close', () => this.#expired.delete(podUid))
       }
       return socket
     } catch (error) {
@@ -184,6 +194,9 @@ export class SessionPool {
     const peers = this.#byPod.get(podUid) ?? new Set()
     this.#byPod.set(podUid, peers.add(session))
     session.setLocalWindowSize(sessionWindow)
+    const expired = this.#expired.get(podUid)
+    this.#expired.delete(podUid)
+    if (expired !== undefined) this.#grace.hold(session, expired)
     session.on('error', (error) => this.#log.debug({ error: sentenceOf(error) }, 'session broke'))
     session.once('close', () => {
       this.#sessions.delete(session)

@@ -73,7 +73,7 @@ export interface UpOptions {
   manifests?: string
   /** More options of the server, as `--leaf-lifetime 30s`. */
   serverOptions?: readonly string[]
-  /** More environment of every sidecar. */
+  /** More environment of every sidecar; `{state}` is a folder of its pod. */
   environment?: Readonly<Record<string, string>>
   /** Runs sidecars and server from the bundle of the image instead of from the sources. */
   bundled?: boolean
@@ -312,7 +312,12 @@ export class Lab {
       EDGEMESH_TRUST_BUNDLE_FILE: join(this.folder, 'server/ca.crt'),
       EDGEMESH_STATE_DIR: join(state, 'state'),
       EDGEMESH_DRAIN_SECONDS: '5',
-      ...this.#state.environment,
+      ...Object.fromEntries(
+        Object.entries(this.#state.environment).map(([k, v]) => [
+          k,
+          v.replaceAll('{state}', join(state, 'state')),
+        ]),
+      ),
     }
     const [node = '', ...rest] = this.node('sidecar/main.ts', 'run')
     const argv = [node, ...sidecarFlags, ...this.#state.nodeFlags, ...rest]
