@@ -3,9 +3,11 @@ import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import type { PodIdentity } from '#shared/identity.ts'
 import { withDeadline } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
+import { natOf } from '#shared/nat.ts'
 import { Secret } from '#shared/secret.ts'
 import { isProofValid } from '#shared/tls.ts'
 import {
+  type Address,
   type CertificateRequest,
   type ClientMessage,
   closeCodes,
@@ -13,7 +15,9 @@ import {
   type IssuedCertificate,
   type ServerMessage,
 } from '#shared/wire.ts'
+import type { Participant } from './meetings.ts'
 import type { Presence } from './registry.ts'
+import type { NatKnowledge } from './rendezvous.ts'
 import { TokenBucket } from './token-bucket.ts'
 import type { VerifiedToken } from './token-verifier/verifier.ts'
 
@@ -40,16 +44,21 @@ export interface ChannelOwner {
   onSubscribe(channel: Channel, service: string): void
   onUnsubscribe(channel: Channel, service: string): void
   onRelay(channel: Channel, podUid: string, id: number): Promise<void>
+  onPunch(channel: Channel, request: Extract<ClientMessage, { type: 'punch' }>): Promise<void>
+  onPunched(channel: Channel, ticket: string, open: boolean): void
   onBye(channel: Channel): void
   onClose(channel: Channel): void
   onRefused(code: string): void
 }
 
 /** The server's end of one control channel. Messages are handled in order; nothing is served before the hello. */
-export class Channel implements Presence {
+export class Channel implements Presence, Participant {
   readonly #socket: WebSocket
   readonly #owner: ChannelOwner
   readonly subscriptions = new Set<string>()
+  /** Where the connection comes from, as we see it. */
+  readonly observed: Address | undefined
+  nat: NatKnowledge | undefined
   /** Ports last sent, as text, to see whether they changed. */
   selfPorts = ''
   #identity: PodIdentity | undefined
@@ -59,9 +68,11 @@ export class Channel implements Presence {
   /** Renewals and relay requests: a broken client slows down only itself. */
   readonly #renewals = new TokenBucket(5, 1 / 10)
   readonly #relays = new TokenBucket(200, 50)
+  readonly #punches = new TokenBucket(50, 5)
 
-  constructor(socket: WebSocket, owner: ChannelOwner) {
+  constructor(socket: WebSocket, owner: ChannelOwner, observed?: Address) {
     this.#socket = socket
+    this.observed = observed
     this.#owner = owner
     const late = setTimeout(
       () => this.end(closeCodes.unauthenticated, 'timeout', 'no hello came in time'),
@@ -183,6 +194,13 @@ export class Channel implements Presence {
         if (this.#relays.take()) void this.#owner.onRelay(this, message.podUid, message.id)
         else this.send({ type: 'failed', id: message.id, code: 'limit', message: 'too many relay requests' })
         break
+      case 'punch':
+        if (this.#punches.take()) void this.#owner.onPunch(this, message)
+        else this.send({ type: 'unpunched', id: message.id, code: 'limit', message: 'too many rendezvous' })
+        break
+      case 'punched':
+        this.#owner.onPunched(this, message.ticket, message.open)
+        break
       case 'bye':
         this.#owner.onBye(this)
         break
@@ -193,16 +211,25 @@ export class Channel implements Presence {
     const certificate = await this.#certify(hello.request)
     // Closed meanwhile: its close has been dealt with, so the place that it took now would never be left.
     if (!this.open) return
+    this.#locate(hello)
     this.send({
       type: 'welcome',
       v: 1,
       trustDomain: this.#owner.trustDomain,
       replica: this.#owner.replica,
       certificate,
+      ...(this.observed === undefined ? {} : { observed: this.observed }),
     })
     this.welcomed.resolve()
     this.#owner.onWelcome(this, hello.resume)
     for (const service of hello.subscriptions) this.#subscribe(service)
+  }
+
+  /** What the hello and the connection itself say of the pod's NAT. */
+  #locate({ podIPs, localPort }: Extract<ClientMessage, { type: 'hello' }>): void {
+    if (localPort === undefined || this.observed === undefined) return
+    const nat = natOf([{ localPort, observed: this.observed }], podIPs)
+    if (nat !== undefined) this.nat = { ...nat, filtering: 'unknown' }
   }
 
   /** Verifies the request and issues; from the first time on, only the same pod's tokens will do. */

@@ -1,14 +1,15 @@
 import type { WebSocket } from 'ws'
 import type { CertificateAuthority } from '#shared/authority/certificate-authority.ts'
 import type { Endpoint } from '#shared/catalogue.ts'
-import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
+import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import type { PodIdentity } from '#shared/identity.ts'
 import type { Logger } from '#shared/log.ts'
 import type { Secret } from '#shared/secret.ts'
-import { closeCodes, type ServerMessage } from '#shared/wire.ts'
+import { type Address, type ClientMessage, closeCodes, type ServerMessage } from '#shared/wire.ts'
 import { changedEndpoints, IndexHistory } from './catalogue/history.ts'
 import { type CatalogueSource, type CatalogueState, declaredPorts } from './catalogue/source.ts'
 import { Channel, type ChannelOwner } from './control-channel.ts'
+import { type Guest, Meetings } from './meetings.ts'
 import { Registry } from './registry.ts'
 import type { Relay } from './relay.ts'
 import type { ServerMetrics } from './server-metrics.ts'
@@ -38,6 +39,7 @@ export interface HubOptions {
 export class Hub implements ChannelOwner {
   readonly #options: HubOptions
   readonly #registry: Registry
+  readonly meetings: Meetings
   /** Every open channel, welcomed or not. */
   readonly #channels = new Set<Channel>()
   readonly #followers = new Map<string, Set<Channel>>()
@@ -52,6 +54,7 @@ export class Hub implements ChannelOwner {
     const { source, metrics } = options
     this.#options = options
     this.#registry = new Registry(options.returnMs)
+    this.meetings = new Meetings(options.replica, metrics, options.log)
     this.#history = new IndexHistory(source.state.services)
     this.#stopListening = source.onChange((next, previous) => this.#onChange(next, previous))
     this.#timer = setInterval(() => {
@@ -59,6 +62,7 @@ export class Hub implements ChannelOwner {
     }, pingEveryMs)
     metrics.gauge('control_channels', 'Open control channels.', () => this.#channels.size)
     metrics.gauge('pods_present', 'Pods with a control channel here.', () => this.#registry.size)
+    metrics.natsOf(() => [...this.#channels].flatMap((c) => c.nat ?? []))
     metrics.gauge('catalogue_version', 'Version of the service index.', () => this.#history.version)
     metrics.gauge('catalogue_services', 'Services in the index.', () => source.state.services.size)
   }
@@ -80,13 +84,14 @@ export class Hub implements ChannelOwner {
     return { version: this.#registry.version, uids: [...this.#registry.all()].map((p) => p.podUid) }
   }
 
-  accept(socket: WebSocket): void {
-    this.#channels.add(new Channel(socket, this))
+  accept(socket: WebSocket, observed?: Address): void {
+    this.#channels.add(new Channel(socket, this, observed))
   }
 
   /** Tells every client when to come back, and closes. */
   goAway(): void {
     clearInterval(this.#timer)
+    this.meetings.close()
     this.#stopListening()
     for (const channel of this.#channels) {
       channel.send({ type: 'goingAway', comeBackMs: Math.floor(Math.random() * smearMs) })
@@ -167,6 +172,34 @@ export class Hub implements ChannelOwner {
     } catch (error) {
       fail('limit', sentenceOf(error)) // the one reason that the relay has
     }
+  }
+
+  /** Never rejects. Whom a pod may not reach by the relay it is told no address of. */
+  async onPunch(
+    channel: Channel,
+    { id, podUid, attempt }: Extract<ClientMessage, { type: 'punch' }>,
+  ): Promise<void> {
+    const known = this.#options.source.state.pods.has(podUid)
+    const acceptor = known ? await this.#registry.find(podUid) : undefined
+    if (!channel.open) return
+    const fail = (code: 'peer-absent' | 'forbidden' | 'limit' | 'hopeless', message: string) =>
+      channel.send({ type: 'unpunched', id, code, message })
+    if (acceptor === channel) return fail('forbidden', 'a pod does not punch to itself')
+    if (!(acceptor instanceof Channel)) return fail('peer-absent', 'the pod is not connected to the server')
+    try {
+      this.meetings.call(this.#guest(channel), this.#guest(acceptor), id, attempt)
+    } catch (error) {
+      fail(codeOf(error) === 'limit' ? 'limit' : 'hopeless', sentenceOf(error))
+    }
+  }
+
+  #guest(participant: Channel): Guest {
+    const pod = this.#options.source.state.pods.get(participant.podUid)
+    return { participant, addresses: { podIPs: pod?.ips ?? [], hostIPs: pod?.hostIPs ?? [] } }
+  }
+
+  onPunched(channel: Channel, ticket: string, open: boolean): void {
+    this.meetings.onResult(channel, ticket, open)
   }
 
   onBye(channel: Channel): void {

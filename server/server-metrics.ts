@@ -1,5 +1,9 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { Metrics } from '#shared/metrics.ts'
+import { natLabelsOf } from '#shared/nat.ts'
+import type { NatKnowledge } from './rendezvous.ts'
+
+const natLabels = ['mapping', 'port_preserved', 'proven', 'filtering'] as const
 
 /** Every metric of the server, in one place. */
 export class ServerMetrics extends Metrics {
@@ -8,6 +12,9 @@ export class ServerMetrics extends Metrics {
     'reason',
   ])
   readonly tickets = this.counter('relay_tickets_total', 'Relay tickets, by what became of them.', [
+    'outcome',
+  ])
+  readonly rendezvous = this.counter('rendezvous_total', 'Meetings for punched connections, by outcome.', [
     'outcome',
   ])
   readonly relayBytes = this.counter('relay_bytes_total', 'Bytes of finished relayed pairs, both ways.')
@@ -29,6 +36,13 @@ export class ServerMetrics extends Metrics {
         this.#pauses.reset()
         return longest
       },
+    )
+  }
+
+  /** How many connected pods are behind which kind of NAT. */
+  natsOf(read: () => NatKnowledge[]): void {
+    this.gauges('nat_pods', 'Connected pods, by what the server sees of their NAT.', natLabels, () =>
+      read().map((nat) => ({ ...natLabelsOf(nat), filtering: nat.filtering })),
     )
   }
 

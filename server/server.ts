@@ -8,8 +8,9 @@ import type { CertificateAuthority } from '#shared/authority/certificate-authori
 import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import { pause } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
+import { remoteOf } from '#shared/nat.ts'
 import { handshakeDeadlineMs, tlsFloor } from '#shared/tls.ts'
-import { controlPath, controlProtocol, maxClientFrame } from '#shared/wire.ts'
+import { controlPath, controlProtocol, maxClientFrame, rendezvousPath } from '#shared/wire.ts'
 import type { Hub } from './hub.ts'
 import type { Relay } from './relay.ts'
 import type { ServerMetrics } from './server-metrics.ts'
@@ -116,7 +117,8 @@ export class Server {
     this.#net.on('error', (error) => log.error({ error: sentenceOf(error) }, 'cannot accept connections'))
     this.#plain.on('upgrade', (request, socket, head) => {
       this.#expectNothing(socket)
-      relay.onUpgrade(request, socket, head)
+      if (request.url === rendezvousPath) hub.meetings.onUpgrade(request, socket)
+      else relay.onUpgrade(request, socket, head)
     })
     this.#tls.on('secureConnection', (socket) => this.#expectUpgrade(socket))
     for (const http of [this.#plain, this.#tls]) {
@@ -132,7 +134,9 @@ export class Server {
         socket.end('HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n')
         return
       }
-      this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => hub.accept(webSocket))
+      this.#webSockets.handleUpgrade(request, socket, head, (webSocket) =>
+        hub.accept(webSocket, remoteOf(request.socket)),
+      )
     })
   }
 

@@ -38,5 +38,9 @@ export class SidecarMetrics extends Metrics {
     'side',
     'outcome',
   ])
+  readonly punches = this.counter('punches_total', 'Punched connections, by side and outcome.', [
+    'side',
+    'outcome',
+  ])
   readonly relayJoins = this.counter('relay_joins_total', 'Relay joins of this pod.', ['side', 'outcome'])
 }

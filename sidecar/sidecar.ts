@@ -5,6 +5,7 @@ import { codeOf, EdgeMeshError } from '#shared/errors.ts'
 import type { Lifecycle } from '#shared/lifecycle.ts'
 import { pause } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
+import { natLabelsOf } from '#shared/nat.ts'
 import { ports } from '#shared/ports.ts'
 import { Pump } from '#shared/pump/pump.ts'
 import type { ServerMessage } from '#shared/wire.ts'
@@ -19,6 +20,9 @@ import { listenInterceptor } from './interception/interceptor.ts'
 import { Reclaimer } from './interception/reclaimer.ts'
 import { FastPath } from './routing/fast-path.ts'
 import { Outbound } from './routing/outbound.ts'
+import { PeerMemory } from './routing/peers.ts'
+import { type TunnelRoute, tunnelRoutes } from './routing/plan.ts'
+import { Puncher } from './routing/punched.ts'
 import { RelayClient } from './routing/relayed.ts'
 import { Router } from './routing/router.ts'
 import { Balancer, keyOf } from './services/balancer.ts'
@@ -30,6 +34,8 @@ import { Inbound } from './tunnel/inbound.ts'
 import { OfflineGrace } from './tunnel/offline-grace.ts'
 import { SessionPool } from './tunnel/pool.ts'
 import { SideDialer } from './tunnel/side-dialer.ts'
+
+const natLabels = ['mapping', 'port_preserved', 'proven'] as const
 
 /** The parts of a running sidecar, from the control channel down to the tunnel. */
 class Parts {
@@ -46,8 +52,10 @@ class Parts {
   readonly reclaimer: Reclaimer
   readonly channel: ControlChannel
   readonly relay: RelayClient
+  readonly puncher: Puncher
+  readonly memory = new PeerMemory()
   readonly pump: Pump
-  readonly pools: { direct: SessionPool; relayed: SessionPool }
+  readonly pools: Record<TunnelRoute, SessionPool>
   /** Cuts what is open; after the drain, not at the first word of stopping. */
   readonly aborter = new AbortController()
   inbound: Inbound | undefined
@@ -78,6 +86,7 @@ class Parts {
       onLost: () => {
         contact.lost()
         this.relay.onLost()
+        this.puncher.onLost()
       },
       metrics: this.metrics,
       log,
@@ -96,14 +105,27 @@ class Parts {
     if (identity.certificate !== undefined) showIdentity()
     identity.onChange(showIdentity)
     this.relay = new RelayClient(this.channel, this.metrics, log)
-    this.pools = {
-      direct: new SessionPool(identity, this.grace, this.metrics, log),
-      relayed: new SessionPool(identity, this.grace, this.metrics, log),
-    }
+    this.puncher = new Puncher({
+      channel: this.channel,
+      serve: (stream) => this.#serve(stream),
+      signal: this.aborter.signal,
+      metrics: this.metrics,
+      log,
+    })
+    const pool = (route: TunnelRoute) =>
+      new SessionPool(identity, this.grace, this.metrics, log, (podUid, livedMs) => {
+        if (route === 'punched') this.memory.ended(podUid, route, livedMs, performance.now())
+      })
+    this.pools = { direct: pool('direct'), punched: pool('punched'), relayed: pool('relayed') }
+    this.metrics.gauges('nat', 'What the server sees of our NAT.', natLabels, () =>
+      this.channel.nat === undefined ? [] : [natLabelsOf(this.channel.nat)],
+    )
   }
 
   #onMessage(message: ServerMessage): void {
     if (message.type === 'ticket' || message.type === 'failed') this.relay.onAnswer(message)
+    else if (message.type === 'meet' || message.type === 'unpunched' || message.type === 'rendezvous')
+      this.puncher.onMessage(message)
     else if (message.type === 'incoming')
       void this.relay.join(message.ticket, (stream) => this.#serve(stream))
     else if (message.type === 'index' || message.type === 'endpoints' || message.type === 'self') {
@@ -134,8 +156,7 @@ export async function startSidecar(config: SidecarConfig, lifecycle: Lifecycle, 
   lifecycle.add('pump', () => parts.pump.close())
   lifecycle.add('sessions', () => {
     parts.aborter.abort(new EdgeMeshError('stopping', 'Cannot go on: the sidecar is stopping.'))
-    parts.pools.direct.close()
-    parts.pools.relayed.close()
+    for (const route of tunnelRoutes) parts.pools[route].close()
     parts.inbound?.close()
   })
   const loopbacks = loopbackAddresses()
@@ -156,10 +177,10 @@ async function startInterception(
   loopbacks: readonly Loopback[],
   lifecycle: Lifecycle,
 ): Promise<void> {
-  const { config, catalogue, watch, accessLog, pools, relay, metrics, log } = parts
+  const { config, catalogue, watch, accessLog, pools, relay, puncher, memory, metrics, log } = parts
   const { signal } = parts.aborter
   const self = { podUid: config.podUid, podIPs: config.podIPs, node: config.node, zone: config.zone }
-  const router = new Router({ self, pools, relay, signal, metrics, log })
+  const router = new Router({ self, pools, relay, puncher, memory, signal, metrics, log })
   const outbound = new Outbound({
     self,
     catalogue,
@@ -212,10 +233,12 @@ async function startAdmin(parts: Parts, lifecycle: Lifecycle): Promise<void> {
   const { identity, catalogue, channel, pools, watch, accessLog, config } = parts
   const status = () => ({
     server: { up: channel.up, address: channel.server },
+    nat: channel.nat,
     certificate: { notAfter: identity.certificate && new Date(identity.certificate.notAfter).toISOString() },
     catalogue: { loaded: catalogue.loaded, version: catalogue.version, subscriptions: watch.subscriptions },
     sessions: {
       direct: pools.direct.size,
+      punched: pools.punched.size,
       relayed: pools.relayed.size,
       inboundStreams: parts.inbound?.streams ?? 0,
     },

@@ -159,8 +159,6 @@ function compilePod(
   warn: (sentence: string) => void,
 ): PodRecord {
   if (!metadata?.uid || !metadata.name) throw new Error('the Pod needs metadata.name and metadata.uid')
-  const ips = ((status.podIPs ?? []) as { ip?: string }[]).map((p) => p.ip ?? '')
-  if (ips.length === 0 && typeof status.podIP === 'string') ips.push(status.podIP)
   const native = ((spec.initContainers ?? []) as ContainerSpec[]).filter((c) => c.restartPolicy === 'Always')
   const ports = [...((spec.containers ?? []) as ContainerSpec[]), ...native].flatMap((c) => c.ports ?? [])
   const tcp = ports.filter((p) => (p.protocol ?? 'TCP') === 'TCP').map((p) => Number(p.containerPort))
@@ -171,12 +169,20 @@ function compilePod(
     name: metadata.name,
     serviceAccount: typeof spec.serviceAccountName === 'string' ? spec.serviceAccountName : 'default',
     ...(typeof spec.nodeName === 'string' ? { node: spec.nodeName } : {}),
-    ips: ips.filter((ip) => isIP(ip) !== 0).map(canonicalIP),
+    ips: addressesOf(status.podIPs, status.podIP),
+    hostIPs: addressesOf(status.hostIPs, status.hostIP),
     ...(leafLifetimeMs === undefined ? {} : { leafLifetimeMs }),
     containerPorts: tcp.filter((p) => p > 0 && p < 65_536),
     sidecar: metadata.annotations?.[statusAnnotation] === 'injected',
     finished: status.phase === 'Succeeded' || status.phase === 'Failed',
   }
+}
+
+/** Of a status: the list, or before Kubernetes had it the one. */
+function addressesOf(many: unknown, one: unknown): string[] {
+  const ips = ((many ?? []) as { ip?: string }[]).map((p) => p.ip ?? '')
+  if (ips.length === 0 && typeof one === 'string') ips.push(one)
+  return ips.filter((ip) => isIP(ip) !== 0).map(canonicalIP)
 }
 
 /** Merges the slices of each service: the two families of one pod become one endpoint with two addresses. */

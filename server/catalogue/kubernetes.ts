@@ -156,7 +156,7 @@ function keepPod(o: Raw) {
       containers: containers(o.spec?.containers),
       initContainers: containers(o.spec?.initContainers).filter((c) => c.restartPolicy === 'Always'),
     },
-    status: pick(o.status, 'podIPs', 'podIP', 'phase'),
+    status: pick(o.status, 'podIPs', 'podIP', 'hostIPs', 'hostIP', 'phase'),
   }
 }
 

@@ -8,6 +8,8 @@ export interface PodRecord {
   serviceAccount: string
   node?: string
   ips: string[]
+  /** Of its node. */
+  hostIPs: string[]
   /** TCP containerPorts. */
   containerPorts: number[]
   /** Whether the pod was injected (annotation sidecar.edgemesh.io/status: injected). */

@@ -5,9 +5,11 @@ import { serverNameOf } from '#shared/identity.ts'
 import { fullJitter, pause } from '#shared/lifecycle.ts'
 import { renewalDelayMs } from '#shared/lifetimes.ts'
 import type { Logger } from '#shared/log.ts'
+import { type Nat, natOf } from '#shared/nat.ts'
 import { Secret } from '#shared/secret.ts'
 import { createCertificateRequest, tlsFloor } from '#shared/tls.ts'
 import {
+  type Address,
   type CertificateRequest,
   type ClientMessage,
   closeCodes,
@@ -58,6 +60,8 @@ export class ControlChannel {
   /** Told when the channel comes up. */
   readonly #waiting = new Set<() => void>()
   #server: ServerAddress
+  #localPort: number | undefined
+  #nat: Nat | undefined
   #running: Promise<void> | undefined
   #renewal: NodeJS.Timeout | undefined
 
@@ -95,6 +99,11 @@ export class ControlChannel {
   /** The server of the present (or last) channel; relay tickets are redeemed there. */
   get server(): ServerAddress {
     return this.#server
+  }
+
+  /** What is between us and the server, as far as it could see. */
+  get nat(): Nat | undefined {
+    return this.#nat
   }
 
   start(): void {
@@ -172,6 +181,9 @@ export class ControlChannel {
     let comeBackMs = 0
     const silence = setTimeout(() => socket.terminate(), silenceMs)
     socket.on('ping', () => silence.refresh())
+    socket.on('upgrade', (response) => {
+      this.#localPort = response.socket.localPort
+    })
     socket.on('open', () => this.#hello(socket, request))
     socket.on('message', (data) => {
       silence.refresh()
@@ -198,6 +210,7 @@ export class ControlChannel {
       podIPs: config.podIPs,
       ...(config.hostIP === undefined ? {} : { hostIP: config.hostIP }),
       ...(config.node === undefined ? {} : { node: config.node }),
+      ...(this.#localPort === undefined ? {} : { localPort: this.#localPort }),
       ...hello(),
     }
     socket.send(JSON.stringify(message))
@@ -211,6 +224,7 @@ export class ControlChannel {
       this.#scheduleRenewal(lifetimeMs, performance.now())
       if (message.type === 'welcome') {
         this.#up = true
+        this.#onObserved(message.observed)
         this.#welcomes++
         for (const resolve of this.#waiting) resolve()
         this.#options.onUp?.()
@@ -219,6 +233,12 @@ export class ControlChannel {
     } else if (message.type === 'error')
       log.error({ code: message.code, refused: message.message }, 'the server refuses us')
     else onMessage(message)
+  }
+
+  #onObserved(observed: Address | undefined): void {
+    const localPort = this.#localPort
+    if (observed === undefined || localPort === undefined) return
+    this.#nat = natOf([{ localPort, observed }], this.#options.config.podIPs)
   }
 
   /** The roots that the pod was started with, and those that came with the certificate since. */

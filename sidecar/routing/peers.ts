@@ -1,5 +1,5 @@
 import { fullJitter } from '#shared/lifecycle.ts'
-import type { RouteKind } from './plan.ts'
+import type { TunnelRoute } from './plan.ts'
 
 /** A route that failed rests between half of this and all of it, doubling up to the cap; in ms. */
 const baseRestMs = 5_000
@@ -7,26 +7,36 @@ const maxRestMs = 5 * 60_000
 /** Peers remembered; the least recently used go first. */
 const maxPeers = 5_000
 
+/** A session that ends younger than this counts as a failure of its route: else a shaky path would flap. In ms. */
+export const steadyMs = 60_000
+
 interface Memory {
   failures: number
+  /** 0: it does not rest. */
   until: number
 }
 
 /** What went wrong lately with routes to peers, so that a dead route costs an app its head start only once. */
 export class PeerMemory {
-  readonly #peers = new Map<string, Partial<Record<RouteKind, Memory>>>()
+  readonly #peers = new Map<string, Partial<Record<TunnelRoute, Memory>>>()
   readonly #random: () => number
 
   constructor(random: () => number = Math.random) {
     this.#random = random
   }
 
-  blockedUntil(podUid: string): Partial<Record<RouteKind, number>> {
+  blockedUntil(podUid: string): Partial<Record<TunnelRoute, number>> {
     const routes = this.#peers.get(podUid) ?? {}
-    return Object.fromEntries(Object.entries(routes).map(([route, m]) => [route, m.until]))
+    const resting = Object.entries(routes).filter(([, m]) => m.until > 0)
+    return Object.fromEntries(resting.map(([route, m]) => [route, m.until]))
   }
 
-  failed(podUid: string, route: RouteKind, now: number): void {
+  /** Failures of the route in a row; a success ends the rest, but the row only once its session has proved steady. */
+  failures(podUid: string, route: TunnelRoute): number {
+    return this.#peers.get(podUid)?.[route]?.failures ?? 0
+  }
+
+  failed(podUid: string, route: TunnelRoute, now: number): void {
     const routes = this.#peers.get(podUid) ?? {}
     const failures = (routes[route]?.failures ?? 0) + 1
     const rest = baseRestMs / 2 + fullJitter(failures - 1, baseRestMs, maxRestMs, this.#random)
@@ -36,8 +46,14 @@ export class PeerMemory {
     if (this.#peers.size > maxPeers) this.#peers.delete(this.#peers.keys().next().value ?? '')
   }
 
-  succeeded(podUid: string, route: RouteKind): void {
-    const routes = this.#peers.get(podUid)
-    if (routes !== undefined) delete routes[route]
+  succeeded(podUid: string, route: TunnelRoute): void {
+    const memory = this.#peers.get(podUid)?.[route]
+    if (memory !== undefined) memory.until = 0
+  }
+
+  /** A session of the route has ended after that long. */
+  ended(podUid: string, route: TunnelRoute, livedMs: number, now: number): void {
+    if (livedMs < steadyMs) this.failed(podUid, route, now)
+    else delete this.#peers.get(podUid)?.[route]
   }
 }

@@ -1,7 +1,11 @@
 import type { Endpoint } from '#shared/catalogue.ts'
 
 /** How a connection can reach an endpoint. `local` and `plain` carry no tunnel. */
-export type RouteKind = 'local' | 'plain' | 'direct' | 'relayed'
+export type RouteKind = 'local' | 'plain' | TunnelRoute
+
+/** The routes with a tunnel, best first. */
+export const tunnelRoutes = ['direct', 'punched', 'relayed'] as const
+export type TunnelRoute = (typeof tunnelRoutes)[number]
 
 export interface Step {
   route: RouteKind
@@ -13,11 +17,11 @@ export interface Step {
 
 /** What the sidecar knows of a peer at the moment of planning. */
 export interface PeerKnowledge {
-  /** Routes that have a live session. */
+  /** Routes that have a live session which takes one more stream. */
   sessions: ReadonlySet<RouteKind>
   /** Routes that failed lately and rest until this time (ms, monotonic). */
   blockedUntil: Partial<Record<RouteKind, number>>
-  /** Whether the server can be asked for a relayed connection now. */
+  /** Whether the server can be asked for a relayed or punched connection now. */
   relayAvailable: boolean
 }
 
@@ -27,8 +31,12 @@ export interface PeerKnowledge {
  */
 export const headStartMs = 150
 
+/** A new peer is not punched to before direct has had its time: within a site that would be in vain, in ms. */
+export const punchAfterMs = 2 * headStartMs
+
 /**
- * The ordered routes to an endpoint. An endpoint with a sidecar is reached through a tunnel only, never in the
+ * The ordered routes to an endpoint: new streams go on the best session that lives, or on the first that can be made,
+ * and what would be better is tried behind it. An endpoint with a sidecar is reached through a tunnel only, never in the
  * clear; a pod that dials itself needs no tunnel.
  */
 export function plan(
@@ -42,13 +50,20 @@ export function plan(
   // An address that is also ours leads to ourselves: the same pod IP exists at another site.
   const reachable = endpoint.addresses.some((a) => !self.podIPs.includes(a))
   const direct: RouteKind[] = reachable ? ['direct'] : []
-  const rests = (known.blockedUntil.direct ?? now) > now
+  const rests = (route: TunnelRoute) => (known.blockedUntil[route] ?? now) > now
   // Without the server the relay's step waits for its return, so direct is tried however lately it failed.
-  const servedByRelay = known.sessions.has('relayed') || (rests && known.relayAvailable)
-  if (known.sessions.has('direct') || !servedByRelay) return inTurn([...direct, 'relayed'])
-  const probe =
-    reachable && !rests ? [{ route: 'direct' as const, afterMs: 0, background: true as const }] : []
-  return [...inTurn(['relayed']), ...probe]
+  const servedByRelay = known.sessions.has('relayed') || (rests('direct') && known.relayAvailable)
+  if (known.sessions.has('direct')) return inTurn(['direct', 'relayed'])
+  const probe = reachable && !rests('direct') ? [behind('direct', 0)] : []
+  if (known.sessions.has('punched')) return [...inTurn(['punched', 'relayed']), ...probe]
+  const punch = (afterMs: number) =>
+    known.relayAvailable && !rests('punched') ? [behind('punched', afterMs)] : []
+  if (servedByRelay) return [...inTurn(['relayed']), ...probe, ...punch(0)]
+  return [...inTurn([...direct, 'relayed']), ...punch(reachable ? punchAfterMs : 0)]
+}
+
+function behind(route: TunnelRoute, afterMs: number): Step {
+  return { route, afterMs, background: true }
 }
 
 function inTurn(routes: RouteKind[]): Step[] {

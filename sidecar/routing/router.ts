@@ -8,11 +8,13 @@ import { ports } from '#shared/ports.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
 import type { SessionPool } from '../tunnel/pool.ts'
 import type { BulkStream } from '../tunnel/side-dialer.ts'
-import { PeerMemory } from './peers.ts'
-import { plan, type RouteKind, type Step } from './plan.ts'
+import type { PeerMemory } from './peers.ts'
+import { plan, type RouteKind, type Step, type TunnelRoute, tunnelRoutes } from './plan.ts'
 
 /** How long a TCP connect to an endpoint or its sidecar may take, in ms. */
 const dialDeadlineMs = 4_000
+/** Background steps at once. */
+const maxBehind = 256
 
 /** Codes that stay what they are when every route fails with them. */
 const telling: ErrorCode[] = ['timeout', 'limit', 'unauthenticated']
@@ -39,8 +41,10 @@ export interface Connected {
 
 export interface RouterOptions {
   self: { podUid: string; podIPs: readonly string[] }
-  pools: Record<'direct' | 'relayed', SessionPool>
+  pools: Record<TunnelRoute, SessionPool>
   relay: Relay
+  puncher: { dial(podUid: string, attempt: number): Promise<Duplex> }
+  memory: PeerMemory
   /** Ends every dial when the sidecar stops. */
   signal: AbortSignal
   metrics: SidecarMetrics
@@ -49,10 +53,15 @@ export interface RouterOptions {
   tunnelPort?: number
 }
 
+/** A stream that was to go on a punched session which has just ended: it starts over on what there is. */
+const noSession = () =>
+  Promise.reject(new EdgeMeshError('reset', 'Cannot open the stream: the session to the peer ended.'))
+
 /** Acts on the plan: races the routes to an endpoint and opens one stream on the one that is there first. */
 export class Router {
   readonly #options: RouterOptions
-  readonly #memory = new PeerMemory()
+  /** Background steps under way, by route and peer. */
+  readonly #behind = new Set<string>()
 
   constructor(options: RouterOptions) {
     this.#options = options
@@ -100,30 +109,45 @@ export class Router {
       const stream = await dial({ host, port, deadlineMs: dialDeadlineMs, signal, allowHalfOpen: true })
       return { stream, route: first }
     }
-    for (const step of steps.filter((s) => s.background)) {
-      this.#prepare(step.route as 'direct', target, podUid).catch(() => undefined) // remembered and logged there
-    }
+    for (const step of steps.filter((s) => s.background)) void this.#tryBehind(step, target, podUid)
     const raced = steps.filter((s) => !s.background)
     const route = await this.#race(target, podUid, raced)
     const pool = this.#options.pools[route]
-    const stream = await pool.open({ ...target, podUid }, () => this.#dial(route, target, podUid), signal)
-    return { stream, route, bulk: { podUid, stream, dial: () => this.#dial(route, target, podUid) } }
+    const dialPeer = () => this.#dial(route, target, podUid)
+    const stream = await pool.open({ ...target, podUid }, route === 'punched' ? noSession : dialPeer, signal)
+    return { stream, route, bulk: { podUid, stream, dial: dialPeer } }
   }
 
   #knowledgeOf(podUid: string) {
-    const { pools, relay } = this.#options
-    const sessions = new Set<RouteKind>()
-    if (pools.direct.has(podUid)) sessions.add('direct')
-    if (pools.relayed.has(podUid)) sessions.add('relayed')
-    return { sessions, blockedUntil: this.#memory.blockedUntil(podUid), relayAvailable: relay.available }
+    const { pools, relay, memory } = this.#options
+    // Punching takes seconds: a full session there serves no one at once. The others get one more in a moment.
+    const serves = (route: TunnelRoute) =>
+      route === 'punched' ? pools[route].hasRoom(podUid) : pools[route].has(podUid)
+    const sessions = new Set<RouteKind>(tunnelRoutes.filter(serves))
+    return { sessions, blockedUntil: memory.blockedUntil(podUid), relayAvailable: relay.available }
+  }
+
+  /** For the streams to come: what is better than what serves this one. Never rejects; failures are remembered. */
+  async #tryBehind({ route, afterMs }: Step, target: Target, podUid: string): Promise<void> {
+    const { pools, signal } = this.#options
+    const key = `${route} ${podUid}`
+    if (this.#behind.has(key) || this.#behind.size >= maxBehind) return
+    this.#behind.add(key)
+    try {
+      await pause(afterMs, signal)
+      if (!signal.aborted && !pools.direct.has(podUid))
+        await this.#prepare(route as TunnelRoute, target, podUid)
+    } catch {
+      // counted, logged and remembered where it failed
+    } finally {
+      this.#behind.delete(key)
+    }
   }
 
   /** The first route that has a session, perhaps one that is there already. Slower ones go on and leave theirs to the pool for later streams. */
-  async #race(target: Target, podUid: string, steps: Step[]): Promise<'direct' | 'relayed'> {
-    const [first] = steps
-    if (first?.route === 'direct' || first?.route === 'relayed') {
-      if (this.#options.pools[first.route].has(podUid)) return first.route
-    }
+  async #race(target: Target, podUid: string, steps: Step[]): Promise<TunnelRoute> {
+    const first = steps[0]?.route as TunnelRoute | undefined
+    if (first !== undefined && this.#options.pools[first].has(podUid)) return first
     const failures: unknown[] = []
     const decided = new AbortController()
     let precedingFailed: Promise<unknown> = Promise.resolve()
@@ -133,7 +157,7 @@ export class Router {
       const attempt = mayStart.then(() => {
         if (decided.signal.aborted)
           throw new EdgeMeshError('stopping', 'Cannot go on: another route was faster.')
-        return this.#prepare(route as 'direct' | 'relayed', target, podUid)
+        return this.#prepare(route as TunnelRoute, target, podUid)
       })
       precedingFailed = new Promise((resolve) => attempt.catch(resolve))
       return attempt.catch((error) => {
@@ -150,24 +174,25 @@ export class Router {
     }
   }
 
-  async #prepare(route: 'direct' | 'relayed', target: Target, podUid: string): Promise<'direct' | 'relayed'> {
-    const { pools, metrics, log } = this.#options
+  async #prepare(route: TunnelRoute, target: Target, podUid: string): Promise<TunnelRoute> {
+    const { pools, memory, metrics, log } = this.#options
     try {
-      if (!pools[route].has(podUid))
+      if (!(route === 'punched' ? pools[route].hasRoom(podUid) : pools[route].has(podUid)))
         await pools[route].prepare(podUid, () => this.#dial(route, target, podUid))
-      this.#memory.succeeded(podUid, route)
+      memory.succeeded(podUid, route)
       return route
     } catch (error) {
-      if (route === 'direct') this.#memory.failed(podUid, route, performance.now())
+      if (route !== 'relayed') memory.failed(podUid, route, performance.now())
       metrics.routeFailures.inc({ route, reason: codeOf(error) })
       log.debug({ podUid, route, error: sentenceOf(error) }, 'a route failed')
       throw error
     }
   }
 
-  async #dial(route: 'direct' | 'relayed', target: Target, podUid: string): Promise<Duplex> {
-    const { relay, self, signal, tunnelPort = ports.tunnel } = this.#options
+  async #dial(route: TunnelRoute, target: Target, podUid: string): Promise<Duplex> {
+    const { relay, puncher, memory, self, signal, tunnelPort = ports.tunnel } = this.#options
     if (route === 'relayed') return relay.dial(podUid)
+    if (route === 'punched') return puncher.dial(podUid, memory.failures(podUid, 'punched'))
     // The family that the app asked for first, then the pod's other address; never an address of our own.
     const candidates = [target.address, ...target.endpoint.addresses.filter((a) => a !== target.address)]
     let last: unknown

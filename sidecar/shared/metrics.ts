@@ -25,6 +25,27 @@ export class Metrics {
     })
   }
 
+  /** Counts at each scrape what `read` lists, by its labels. */
+  gauges<L extends string>(
+    name: string,
+    help: string,
+    labelNames: readonly L[],
+    read: () => Record<L, string>[],
+  ): Gauge {
+    return new Gauge({
+      name: `edgemesh_${name}`,
+      help,
+      labelNames: [...labelNames],
+      registers: [this.registry],
+      collect() {
+        this.reset()
+        for (const labels of read()) {
+          this.labels(...labelNames.map((label) => labels[label])).inc()
+        }
+      },
+    })
+  }
+
   /** Durations in seconds, from 1 ms to 30 s. */
   histogram<L extends string>(name: string, help: string, labelNames: L[] = []): Histogram<L> {
     const buckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]

@@ -25,8 +25,23 @@ export const ticketHeader = 'edgemesh-ticket'
 /** `<owner replica>.<32 random bytes, base64url>`: the replica that can redeem it travels in the ticket. */
 export const ticketText = text(128, /^[a-z0-9-]{1,63}\.[A-Za-z0-9_-]{43}$/)
 
+/**
+ * Rendezvous connections: `GET rendezvousPath` with `Upgrade: rendezvousProtocol`, the ticket, and what only the pod knows:
+ * the local port and the round trip in ms. The server looks at where it comes from; nothing else travels on it.
+ */
+export const rendezvousPath = '/rendezvous'
+export const rendezvousProtocol = 'edgemesh-rendezvous-v1'
+export const localPortHeader = 'edgemesh-local-port'
+export const roundTripHeader = 'edgemesh-round-trip'
+
 const version = integer(wireVersion, wireVersion)
 const requestId = integer(1, 2 ** 31)
+/** Local ports that a pod punches from, and that peers are told to dial: none that a service would be on. */
+export const punchPort = integer(32_768, 60_999)
+/** 16 random bytes, hex. */
+const nonce = text(32, /^[0-9a-f]{32}$/)
+const address = object({ address: ipAddress, port: integer(1, 65_535) })
+export type Address = Of<typeof address>
 
 /**
  * A certificate request. The SANs come from the token, so of a PKCS#10 only the key and the proof of possession
@@ -66,6 +81,8 @@ const clientMessage = tagged({
     request: certificateRequest,
     podIPs: list(ipAddress, 2),
     hostIP: optional(ipAddress),
+    /** Of this connection, for the server to see what a NAT makes of it. */
+    localPort: optional(integer(1, 65_535)),
     node: optional(text(253)),
     /** What the index is known at; the server answers with deltas where it can. */
     resume: optional(object({ epoch: text(64), version: integer(0, Number.MAX_SAFE_INTEGER) })),
@@ -77,12 +94,35 @@ const clientMessage = tagged({
   unsubscribe: object({ service: serviceId }),
   /** Asks for a relayed connection to a peer; answered by `ticket` or `failed` with the same id. */
   relay: object({ id: requestId, podUid }),
+  /** Asks for a punched connection to a peer, for the `attempt`th time since one succeeded; answered by `meet` or `unpunched`. */
+  punch: object({ id: requestId, podUid, attempt: integer(0, 1_000_000) }),
+  /** What became of a rendezvous, by the side that had asked for it. */
+  punched: object({ ticket: ticketText, open: flag }),
   /** The pod is draining: no new relayed connections, presence ends. */
   bye: object({}),
 })
 export type ClientMessage = Of<typeof clientMessage>
 
 export const failureCodes = ['peer-absent', 'limit', 'forbidden', 'stopping'] as const
+
+/** What one side of a punched connection does. Both sides start at about the same moment. */
+const opening = object({
+  /** The one who speaks TLS as client: the one who asked. Says nothing about who dials. */
+  role: oneOf('dialer', 'acceptor'),
+  /** Where the peer may be met; all are dialled from the local port of the rendezvous connection. */
+  candidates: list(address, 8),
+  startInMs: integer(0, 10_000),
+  /** After so long it dials no more and listens on the same port. */
+  listenAfterMs: optional(integer(0, 10_000)),
+  /** A dial without answer is begun anew after so long; longer than a round trip to the peer. */
+  retryMs: integer(10, 5_000),
+  /** From the start on; then it has failed. */
+  windowMs: integer(100, 10_000),
+  /** First words on the connection, in the clear, so that each side knows which of several sockets the other means. */
+  ask: nonce,
+  answer: nonce,
+})
+export type Opening = Of<typeof opening>
 
 const serverMessage = tagged({
   /** Answer to hello. */
@@ -91,6 +131,8 @@ const serverMessage = tagged({
     trustDomain: text(253),
     replica: text(63),
     certificate: issuedCertificate,
+    /** Where the server sees this connection come from. */
+    observed: optional(address),
   }),
   certificate: object({ certificate: issuedCertificate }),
   /** The index, whole (`full`) or the change from the version before. */
@@ -109,6 +151,11 @@ const serverMessage = tagged({
   failed: object({ id: requestId, code: oneOf(...failureCodes), message: text(1_000) }),
   /** A peer wants to reach this pod: join the relay with this ticket and serve the tunnel on it. */
   incoming: object({ ticket: ticketText }),
+  /** Connect to the rendezvous with this ticket; `id` when it answers our own `punch`. */
+  meet: object({ ticket: ticketText, id: optional(requestId) }),
+  /** Both sides have been seen: now. */
+  rendezvous: object({ ticket: ticketText, opening }),
+  unpunched: object({ id: requestId, code: oneOf(...failureCodes, 'hopeless'), message: text(1_000) }),
   /** The server is going; come back after that many ms (smeared over its clients). */
   goingAway: object({ comeBackMs: integer(0, 600_000) }),
   /** The last message before the server closes the channel; see closeCodes. */

@@ -27,6 +27,8 @@ import { maxSessionMemory, maxStreams, sessionWindow, streamWindow } from './win
 /** Sessions that peers may hold open at once; beyond it new connections are closed by the kernel's accept. */
 const maxSessions = 2_000
 const upstreamDeadlineMs = 5_000
+/** The dialer pings every 4 s; one that is silent for so long is dead, and its streams are reset. In ms. */
+const silenceMs = 10_000
 /**
  * Streams that a peer may reset at once and in a second. Node's defaults (1,000 and 33) are against strangers; here
  * each reset is that of an app's connection, and beyond the limit the whole session dies.
@@ -133,6 +135,7 @@ export class Inbound {
       this.#sessions.set(session, peer)
       this.#sides.register(session, peer)
       session.setLocalWindowSize(sessionWindow)
+      session.setTimeout(silenceMs, () => session.destroy())
       session.once('close', () => this.#sessions.delete(session))
     } catch (error) {
       this.#onRefused(error)

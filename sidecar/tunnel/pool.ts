@@ -20,8 +20,13 @@ import { maxSessionMemory, sessionWindow, streamWindow } from './windows.ts'
 
 /** How long a session may be without a stream before it is closed, in ms (HBONE keeps them 5 minutes). */
 const idleMs = 5 * 60_000
-/** A session that does not answer a ping for so long is dead, and its streams are reset. */
-const pingEveryMs = 5_000
+/**
+ * A session that does not answer a ping until the next is due is dead, and its streams are reset: noticed within twice
+ * this time. Pings also keep the mappings of NATs, which forget idle connections after minutes.
+ */
+const pingEveryMs = 4_000
+/** When a new stream has no answer after so long, its session is pinged, and must answer in as much; in ms. */
+const suspectMs = 1_500
 /** Sessions without a stream that are kept over all peers. */
 const maxEmptySessions = 64
 /** How long dialling a peer may take in all, in ms: joining the relay, TLS and the first SETTINGS. */
@@ -31,7 +36,10 @@ const answerDeadlineMs = 7_000
 
 interface Watched {
   streams: number
+  since: number
   idleSince: number
+  /** When it last answered a ping. */
+  heardAt: number
   pinged: boolean
 }
 
@@ -45,14 +53,24 @@ export class SessionPool {
   readonly #grace: OfflineGrace
   readonly #metrics: SidecarMetrics
   readonly #log: Logger
+  readonly #onEnd: (podUid: string, livedMs: number) => void
   readonly #sessions = new Map<ClientHttp2Session, Watched>()
   /** The same, by peer. */
   readonly #byPod = new Map<string, Set<ClientHttp2Session>>()
   /** When the certificate expired of peers that the grace let in, until their session is there; ms since the epoch. */
   readonly #expired = new Map<string, number>()
   readonly #timer: NodeJS.Timeout
+  #closed = false
 
-  constructor(identity: Identity, grace: OfflineGrace, metrics: SidecarMetrics, log: Logger) {
+  /** `onEnd` is told of each session that ends, other than by `close`. */
+  constructor(
+    identity: Identity,
+    grace: OfflineGrace,
+    metrics: SidecarMetrics,
+    log: Logger,
+    onEnd: (podUid: string, livedMs: number) => void = () => undefined,
+  ) {
+    this.#onEnd = onEnd
     this.#identity = identity
     this.#grace = grace
     this.#metrics = metrics
@@ -71,6 +89,11 @@ export class SessionPool {
   has(podUid: string): boolean {
     for (const session of this.#byPod.get(podUid) ?? []) if (isLive(session)) return true
     return false
+  }
+
+  /** Whether a live session to the peer takes one more stream. */
+  hasRoom(podUid: string): boolean {
+    return this.#withRoom(podUid) !== undefined
   }
 
   /** Makes sure of a session to the peer; `dialPeer` brings the byte stream where there is none. Single-flight. */
@@ -93,10 +116,15 @@ export class SessionPool {
       ))
     stream.on('error', () => undefined) // followed by close, which awaitAnswer and the splice look at
     this.#count(stream)
-    return awaitAnswer(stream, signal)
+    const suspicion = setTimeout(
+      () => this.#suspect(stream.session as ClientHttp2Session | undefined),
+      suspectMs,
+    )
+    return awaitAnswer(stream, signal).finally(() => clearTimeout(suspicion))
   }
 
   close(): void {
+    this.#closed = true
     clearInterval(this.#timer)
     for (const session of this.#sessions.keys()) session.destroy()
   }
@@ -190,7 +218,8 @@ export class SessionPool {
 
   #watch(session: ClientHttp2Session): void {
     const podUid = this.#peerOf(session)
-    this.#sessions.set(session, { streams: 0, idleSince: Date.now(), pinged: false })
+    const since = performance.now()
+    this.#sessions.set(session, { streams: 0, since, idleSince: since, heardAt: since, pinged: false })
     const peers = this.#byPod.get(podUid) ?? new Set()
     this.#byPod.set(podUid, peers.add(session))
     session.setLocalWindowSize(sessionWindow)
@@ -202,6 +231,7 @@ export class SessionPool {
       this.#sessions.delete(session)
       peers.delete(session)
       if (peers.size === 0) this.#byPod.delete(podUid)
+      if (!this.#closed) this.#onEnd(podUid, performance.now() - since)
     })
   }
 
@@ -211,13 +241,13 @@ export class SessionPool {
     watched.streams++
     stream.once('close', () => {
       watched.streams--
-      watched.idleSince = Date.now()
+      watched.idleSince = performance.now()
     })
   }
 
   #checkAll(): void {
     for (const [session, watched] of this.#sessions) {
-      if (watched.streams === 0 && Date.now() - watched.idleSince > idleMs) session.close()
+      if (watched.streams === 0 && performance.now() - watched.idleSince > idleMs) session.close()
       else if (watched.pinged) {
         this.#log.info('a session is dead: no answer to its ping')
         session.destroy(new EdgeMeshError('timeout', 'Cannot go on: the session to the peer is dead.'))
@@ -228,8 +258,23 @@ export class SessionPool {
   #ping(session: ClientHttp2Session, watched: Watched): void {
     if (session.destroyed || session.closed) return
     watched.pinged = session.ping((error) => {
-      if (error === null) watched.pinged = false
+      if (error !== null) return
+      watched.pinged = false
+      watched.heardAt = performance.now()
     })
+  }
+
+  /** A stream waits for its answer: is it the far app that is slow, or is nobody there any more? */
+  #suspect(session: ClientHttp2Session | undefined): void {
+    const watched = session && this.#sessions.get(session)
+    if (session === undefined || watched === undefined) return
+    const asked = performance.now()
+    this.#ping(session, watched)
+    setTimeout(() => {
+      if (!isLive(session) || watched.heardAt >= asked) return
+      this.#log.info('a session is dead: a stream and a ping were not answered')
+      session.destroy(new EdgeMeshError('timeout', 'Cannot go on: the session to the peer is dead.'))
+    }, suspectMs).unref()
   }
 }
 

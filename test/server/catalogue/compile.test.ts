@@ -166,7 +166,14 @@ describe('a Pod', () => {
       ],
     }
     const { state } = of(
-      pod('a', { spec, status: { podIP: '10.244.1.1', podIPs: [{ ip: '10.244.1.1' }, { ip: 'FD00::1' }] } }),
+      pod('a', {
+        spec,
+        status: {
+          podIP: '10.244.1.1',
+          podIPs: [{ ip: '10.244.1.1' }, { ip: 'FD00::1' }],
+          hostIP: '192.168.1.2',
+        },
+      }),
     )
     expect(state.pods.get('a')).toEqual({
       uid: 'a',
@@ -175,6 +182,7 @@ describe('a Pod', () => {
       serviceAccount: 'robot',
       node: 'n',
       ips: ['10.244.1.1', 'fd00::1'],
+      hostIPs: ['192.168.1.2'],
       containerPorts: [80, 81],
       sidecar: false,
       finished: false,

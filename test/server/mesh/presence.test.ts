@@ -8,6 +8,7 @@ const record = (n: number, ips = [`10.0.${n >> 8}.${n & 255}`]): PodRecord => ({
   name: `p${n}`,
   serviceAccount: 'default',
   ips,
+  hostIPs: [],
   containerPorts: [],
   sidecar: true,
   finished: false,

@@ -1,6 +1,12 @@
 import { describe, expect, it } from 'vitest'
-import { PeerMemory } from '../../../sidecar/routing/peers.ts'
-import { headStartMs, type PeerKnowledge, plan, type RouteKind } from '../../../sidecar/routing/plan.ts'
+import { PeerMemory, steadyMs } from '../../../sidecar/routing/peers.ts'
+import {
+  headStartMs,
+  type PeerKnowledge,
+  plan,
+  punchAfterMs,
+  type RouteKind,
+} from '../../../sidecar/routing/plan.ts'
 
 const self = { podUid: 'me', podIPs: ['10.244.3.2', 'fd00::3:2'] }
 const peer = { podUid: 'peer', sidecar: true, addresses: ['10.244.2.2'] }
@@ -15,6 +21,9 @@ describe('the plan of routes', () => {
   const relayed = { route: 'relayed', afterMs: 0 }
   const relayedLater = { route: 'relayed', afterMs: headStartMs }
   const probe = { route: 'direct', afterMs: 0, background: true }
+  const punched = { route: 'punched', afterMs: 0 }
+  const punch = { route: 'punched', afterMs: 0, background: true }
+  const punchLater = { route: 'punched', afterMs: punchAfterMs, background: true }
   const session = (...kinds: RouteKind[]) => new Set<RouteKind>(kinds)
 
   it.each([
@@ -36,7 +45,12 @@ describe('the plan of routes', () => {
       known(),
       [{ route: 'plain', afterMs: 0 }],
     ],
-    ['a new peer gets direct with a head start over the relay', peer, known(), [direct, relayedLater]],
+    [
+      'a new peer gets direct with a head start over the relay, and is punched to if that was in vain',
+      peer,
+      known(),
+      [direct, relayedLater, punchLater],
+    ],
     [
       'without the server the relay waits for it behind direct',
       peer,
@@ -53,15 +67,20 @@ describe('the plan of routes', () => {
       'an address that is our own cannot be dialled directly',
       { ...peer, addresses: ['10.244.3.2'] },
       known(),
-      [relayed],
+      [relayed, punch],
     ],
     [
       'one foreign address of two is enough for direct',
       { ...peer, addresses: ['10.244.3.2', 'fd00::9'] },
       known(),
-      [direct, relayedLater],
+      [direct, relayedLater, punchLater],
     ],
-    ['direct that failed lately rests', peer, known({ blockedUntil: { direct: now + 1 } }), [relayed]],
+    [
+      'direct that failed lately rests, and the relay is first',
+      peer,
+      known({ blockedUntil: { direct: now + 1 } }),
+      [relayed, punch],
+    ],
     [
       'direct that rests is tried all the same while the server is away',
       peer,
@@ -72,19 +91,49 @@ describe('the plan of routes', () => {
       'direct that has rested is tried first again',
       peer,
       known({ blockedUntil: { direct: now } }),
-      [direct, relayedLater],
+      [direct, relayedLater, punchLater],
     ],
     [
-      'direct that has rested is tried behind a live relayed session',
+      'direct that has rested is tried behind a live relayed session, and so is punching',
       peer,
       known({ blockedUntil: { direct: now }, sessions: session('relayed') }),
-      [relayed, probe],
+      [relayed, probe, punch],
     ],
     [
       'direct that rests is not tried behind a live relayed session',
       peer,
       known({ blockedUntil: { direct: now + 1 }, sessions: session('relayed') }),
+      [relayed, punch],
+    ],
+    [
+      'punching that failed lately rests',
+      peer,
+      known({ blockedUntil: { direct: now + 1, punched: now + 1 }, sessions: session('relayed') }),
       [relayed],
+    ],
+    [
+      'punching that rests is not behind a new peer either',
+      peer,
+      known({ blockedUntil: { punched: now + 1 } }),
+      [direct, relayedLater],
+    ],
+    [
+      'a live punched session is better than a relayed one, and nothing is punched beside it',
+      peer,
+      known({ blockedUntil: { direct: now + 1 }, sessions: session('punched', 'relayed') }),
+      [punched, relayedLater],
+    ],
+    [
+      'a live punched session is used without the server, while direct is tried behind it',
+      peer,
+      known({ relayAvailable: false, sessions: session('punched') }),
+      [punched, relayedLater, probe],
+    ],
+    [
+      'a live direct session is the best of all',
+      peer,
+      known({ sessions: session('direct', 'punched', 'relayed') }),
+      [direct, relayedLater],
     ],
     [
       'a live direct session forgets old failures',
@@ -112,7 +161,7 @@ describe('the plan of routes', () => {
             known({ relayAvailable, blockedUntil: blocked }),
             now,
           )
-          expect(steps.every((s) => s.route === 'direct' || s.route === 'relayed')).toBe(true)
+          expect(steps.every((s) => ['direct', 'punched', 'relayed'].includes(s.route))).toBe(true)
         }
       }
     }
@@ -137,6 +186,21 @@ describe('the memory of peers', () => {
     const memory = new PeerMemory(() => 0)
     memory.failed('peer', 'direct', now)
     expect(memory.blockedUntil('peer').direct).toBe(now + 2_500)
+  })
+
+  it('counts a session that ended young as a failure of its route, success or not', () => {
+    const memory = new PeerMemory(() => 0.999)
+    const rests = Array.from({ length: 4 }, () => {
+      memory.succeeded('peer', 'punched')
+      expect(memory.blockedUntil('peer')).toEqual({})
+      memory.ended('peer', 'punched', steadyMs - 1, now)
+      return (memory.blockedUntil('peer').punched ?? 0) - now
+    })
+    for (let i = 1; i < rests.length; i++) expect(rests[i]).toBeGreaterThan(rests[i - 1] ?? 0)
+    expect(memory.failures('peer', 'punched')).toBe(4)
+    memory.ended('peer', 'punched', steadyMs, now)
+    expect(memory.failures('peer', 'punched')).toBe(0)
+    expect(memory.blockedUntil('peer')).toEqual({})
   })
 
   it('is bounded', () => {

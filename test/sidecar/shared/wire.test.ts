@@ -6,6 +6,7 @@ import {
   decodeServerMessage,
   maxClientFrame,
   maxServerFrame,
+  type Opening,
   proofInput,
   type ServerMessage,
 } from '../../../sidecar/shared/wire.ts'
@@ -17,6 +18,7 @@ const hello: ClientMessage = {
   request,
   podIPs: ['10.0.0.1', 'fd00::1'],
   hostIP: '192.168.0.2',
+  localPort: 40_000,
   node: 'edge-1',
   resume: { epoch: 'e', version: 7 },
   subscriptions: ['default/echo'],
@@ -48,6 +50,17 @@ const endpoint: Endpoint = {
   sidecar: true,
 }
 const ticket = `server-0.${'A'.repeat(42)}_`
+const opening: Opening = {
+  role: 'dialer',
+  candidates: [{ address: '203.0.113.7', port: 40_001 }],
+  startInMs: 0,
+  listenAfterMs: 50,
+  retryMs: 100,
+  windowMs: 2_000,
+  ask: 'a'.repeat(32),
+  answer: 'b'.repeat(32),
+}
+const observed = { address: '203.0.113.7', port: 1 }
 const certificate = { chain: 'PEM', trustBundle: 'PEM', notAfter: 1_800_000_000_000 }
 
 const clientMessages: ClientMessage[] = [
@@ -57,11 +70,14 @@ const clientMessages: ClientMessage[] = [
   { type: 'subscribe', service: 'a/b' },
   { type: 'unsubscribe', service: 'a/b.c' },
   { type: 'relay', id: 1, podUid: 'u-1' },
+  { type: 'punch', id: 1, podUid: 'u-1', attempt: 0 },
+  { type: 'punched', ticket, open: false },
   { type: 'bye' },
 ]
 
 const serverMessages: ServerMessage[] = [
   { type: 'welcome', v: 1, trustDomain: 'cluster.local', replica: 'server-0', certificate },
+  { type: 'welcome', v: 1, trustDomain: 'cluster.local', replica: 'server-0', certificate, observed },
   { type: 'certificate', certificate },
   { type: 'index', epoch: 'e', version: 3, full: true, upserts: [service], removes: ['a/b'] },
   { type: 'endpoints', service: 'default/echo', endpoints: [endpoint] },
@@ -70,6 +86,10 @@ const serverMessages: ServerMessage[] = [
   { type: 'ticket', id: 2 ** 31, ticket },
   { type: 'failed', id: 1, code: 'peer-absent', message: 'away' },
   { type: 'incoming', ticket },
+  { type: 'meet', ticket, id: 1 },
+  { type: 'meet', ticket },
+  { type: 'rendezvous', ticket, opening },
+  { type: 'unpunched', id: 1, code: 'hopeless', message: 'never' },
   { type: 'goingAway', comeBackMs: 0 },
   { type: 'error', code: 'forbidden', message: 'the pod is deleted' },
 ]

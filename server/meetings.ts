@@ -1,0 +1,200 @@
+import { randomBytes } from 'node:crypto'
+import type { IncomingMessage } from 'node:http'
+import type { Duplex } from 'node:stream'
+import { EdgeMeshError } from '#shared/errors.ts'
+import type { Logger } from '#shared/log.ts'
+import { natOf, remoteOf, type Sighting } from '#shared/nat.ts'
+import {
+  localPortHeader,
+  punchPort,
+  rendezvousProtocol,
+  roundTripHeader,
+  type ServerMessage,
+  ticketHeader,
+} from '#shared/wire.ts'
+import { isWorthTrying, mannerOf, type NatKnowledge, openingsOf, type Party } from './rendezvous.ts'
+import type { ServerMetrics } from './server-metrics.ts'
+
+/** A pod that takes part: its control channel. */
+export interface Participant {
+  readonly podUid: string
+  readonly observed: Party['observed'] | undefined
+  nat: NatKnowledge | undefined
+  send(message: ServerMessage): void
+}
+
+/** What the catalogue says of a pod's addresses: never what the pod says, or its peers could be made to dial anything. */
+export type Addresses = Pick<Party, 'podIPs' | 'hostIPs'>
+
+export interface Guest {
+  participant: Participant
+  addresses: Addresses
+}
+
+interface Side extends Guest {
+  ticket: string
+  party?: Party
+  socket?: Duplex
+}
+
+interface Meeting {
+  dialer: Side
+  acceptor: Side
+  timer: NodeJS.Timeout
+}
+
+const maxMeetings = 5_000
+const maxPerPod = 32
+/** How long both sides have to come, in ms. */
+const meetMs = 5_000
+/** How long a meeting is remembered after its start, for its result and for the NATs' mappings to be held; in ms. */
+const heldMs = 6_000
+const maxRoundTripMs = 2_000
+
+/**
+ * Rendezvous for punched connections: both pods connect from the port that they will punch from, are told where the
+ * other was seen, and start at the same moment. The addresses travel on the control channels only.
+ */
+export class Meetings {
+  readonly #replica: string
+  readonly #metrics: ServerMetrics
+  readonly #log: Logger
+  readonly #byTicket = new Map<string, { meeting: Meeting; side: Side }>()
+  readonly #byPod = new Map<string, number>()
+
+  constructor(replica: string, metrics: ServerMetrics, log: Logger) {
+    this.#replica = replica
+    this.#metrics = metrics
+    this.#log = log
+  }
+
+  /** Calls both to the rendezvous. Throws `limit`, or `unreachable` when nothing can come of it. */
+  call(dialer: Guest, acceptor: Guest, id: number, attempt: number): void {
+    const pods = [dialer, acceptor].map((guest) => guest.participant.podUid)
+    const busy = pods.some((uid) => (this.#byPod.get(uid) ?? 0) >= maxPerPod)
+    if (busy || this.#byTicket.size >= 2 * maxMeetings)
+      throw new EdgeMeshError('limit', 'Cannot punch: too many attempts at once.')
+    if (!isWorthTrying(expected(dialer.participant, acceptor.participant), attempt)) {
+      this.#metrics.rendezvous.inc({ outcome: 'hopeless' })
+      throw new EdgeMeshError('unreachable', 'Cannot punch: these NATs cannot be crossed.')
+    }
+    const meeting: Meeting = {
+      dialer: { ...dialer, ticket: this.#ticket() },
+      acceptor: { ...acceptor, ticket: this.#ticket() },
+      timer: setTimeout(() => this.#end(meeting, 'missed'), meetMs),
+    }
+    for (const side of [meeting.dialer, meeting.acceptor]) {
+      this.#byTicket.set(side.ticket, { meeting, side })
+      this.#byPod.set(side.participant.podUid, (this.#byPod.get(side.participant.podUid) ?? 0) + 1)
+    }
+    acceptor.participant.send({ type: 'meet', ticket: meeting.acceptor.ticket })
+    dialer.participant.send({ type: 'meet', ticket: meeting.dialer.ticket, id })
+  }
+
+  /** Deals with one rendezvous connection. */
+  onUpgrade(request: IncomingMessage, socket: Duplex): void {
+    socket.on('error', () => socket.destroy())
+    const ticket = request.headers[ticketHeader]
+    const found = typeof ticket === 'string' ? this.#byTicket.get(ticket) : undefined
+    const observed = remoteOf(request.socket)
+    if (found === undefined || found.side.socket !== undefined || observed === undefined) {
+      socket.once('finish', () => socket.destroy())
+      socket.end('HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 0\r\n\r\n')
+      return
+    }
+    const { meeting, side } = found
+    const { participant } = side
+    try {
+      const localPort = punchPort(Number(request.headers[localPortHeader]), localPortHeader)
+      const roundTripMs = Math.min(maxRoundTripMs, Math.max(0, Number(request.headers[roundTripHeader]) || 0))
+      const nat = learn(participant, side.addresses.podIPs, { localPort, observed })
+      side.party = { nat, localPort, observed, ...side.addresses, roundTripMs }
+    } catch {
+      socket.destroy() // not a request of a sidecar of ours
+      return
+    }
+    side.socket = socket
+    socket.once('close', () => socket.destroy())
+    socket.resume()
+    socket.write(
+      `HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ${rendezvousProtocol}\r\n\r\n`,
+    )
+    this.#startOnceBothAreHere(meeting)
+  }
+
+  /** The asking side tells how it went: that is how a NAT's filtering is learnt. */
+  onResult(participant: Participant, ticket: string, open: boolean): void {
+    const found = this.#byTicket.get(ticket)
+    if (found === undefined || found.side.participant !== participant || found.side !== found.meeting.dialer)
+      return
+    const { dialer, acceptor } = found.meeting
+    if (dialer.party === undefined || acceptor.party === undefined) return
+    const manner = mannerOf(dialer.party, acceptor.party)
+    const listener = { 'dialer-listens': dialer, 'acceptor-listens': acceptor }[manner as string]
+    if (listener?.participant.nat !== undefined) {
+      listener.participant.nat = { ...listener.participant.nat, filtering: open ? 'open' : 'restricted' }
+    }
+    this.#end(found.meeting, open ? 'open' : 'failed')
+  }
+
+  close(): void {
+    for (const { meeting } of [...this.#byTicket.values()]) this.#end(meeting, 'missed')
+  }
+
+  #startOnceBothAreHere(meeting: Meeting): void {
+    const { dialer, acceptor, timer } = meeting
+    if (dialer.party === undefined || acceptor.party === undefined) return
+    clearTimeout(timer)
+    meeting.timer = setTimeout(() => this.#end(meeting, 'unknown'), heldMs)
+    const nonces = { ask: randomBytes(16).toString('hex'), answer: randomBytes(16).toString('hex') }
+    const openings = openingsOf(dialer.party, acceptor.party, nonces)
+    for (const role of ['acceptor', 'dialer'] as const) {
+      const { participant, ticket } = meeting[role]
+      participant.send({ type: 'rendezvous', ticket, opening: openings[role] })
+    }
+    this.#log.info(
+      {
+        from: dialer.participant.podUid,
+        to: acceptor.participant.podUid,
+        manner: mannerOf(dialer.party, acceptor.party),
+        startInMs: [openings.dialer.startInMs, openings.acceptor.startInMs],
+      },
+      'rendezvous',
+    )
+  }
+
+  #end(meeting: Meeting, outcome: 'open' | 'failed' | 'missed' | 'unknown'): void {
+    clearTimeout(meeting.timer)
+    this.#metrics.rendezvous.inc({ outcome })
+    for (const { ticket, socket, participant } of [meeting.dialer, meeting.acceptor]) {
+      if (!this.#byTicket.delete(ticket)) continue
+      socket?.destroy()
+      const left = (this.#byPod.get(participant.podUid) ?? 1) - 1
+      if (left === 0) this.#byPod.delete(participant.podUid)
+      else this.#byPod.set(participant.podUid, left)
+    }
+  }
+
+  #ticket(): string {
+    return `${this.#replica}.${randomBytes(32).toString('base64url')}`
+  }
+}
+
+/** Nothing is hopeless between pods that we know too little of. */
+function expected(dialer: Participant, acceptor: Participant) {
+  if (dialer.nat === undefined || dialer.observed === undefined) return 'both'
+  if (acceptor.nat === undefined || acceptor.observed === undefined) return 'both'
+  return mannerOf(
+    { nat: dialer.nat, observed: dialer.observed },
+    { nat: acceptor.nat, observed: acceptor.observed },
+  )
+}
+
+/** What the pod's NAT is by its newest sighting; what is proven, and how it filters, is kept. */
+function learn(participant: Participant, podIPs: readonly string[], sighting: Sighting): NatKnowledge {
+  const { nat: before } = participant
+  const seen = natOf([sighting], podIPs) ?? { mapping: 'independent', portPreserved: true, proven: false }
+  const nat: NatKnowledge = { ...(before?.proven ? before : seen), filtering: before?.filtering ?? 'unknown' }
+  participant.nat = nat
+  return nat
+}

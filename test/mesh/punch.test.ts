@@ -1,0 +1,108 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { Lab } from '../lab/lab.ts'
+import type { NatKind } from '../lab/nat.ts'
+import { LineProcess, lastAccess, logOf, metric, startServer } from './helpers.ts'
+
+let lab: Lab
+const patient = { timeout: 60_000, interval: 50 }
+
+/** One echo from a pod to a service of the other site. */
+async function echo(from: string, to: string): Promise<boolean> {
+  const argv = lab.node('test/conformance/client.ts', 'echo', to, '8080')
+  const { code, stdout } = await lab.run(from, argv)
+  return code === 0 && JSON.parse(stdout).by === 'end'
+}
+
+/** The route of one more connection. */
+async function routeOf(from: string, to: string): Promise<unknown> {
+  const before = (await logOf(lab, from)).length
+  expect(await echo(from, to)).toBe(true)
+  await expect.poll(async () => (await logOf(lab, from)).length, patient).toBeGreaterThan(before)
+  return (await lastAccess(lab, from))?.route
+}
+
+/** Connects until it is punched; every connection on the way there must have been served. */
+async function upgrade(from: string, to: string): Promise<void> {
+  expect(await routeOf(from, to)).toBe('relayed')
+  const started = Date.now()
+  await expect.poll(() => routeOf(from, to), patient).toBe('punched')
+  console.log(`${from} to ${to}: punched ${Date.now() - started} ms after the first connection`)
+}
+
+describe('two sites behind NATs', () => {
+  beforeAll(async () => {
+    const kinds: NatKind[] = ['full', 'port', 'symmetric']
+    const natSites = kinds.flatMap((nat) => ['a', 'b'].map((side) => ({ name: `${side}-${nat}`, nat })))
+    lab = await Lab.up({ natSites, environment: { EDGEMESH_LOG_LEVEL: 'debug' } })
+    for (const kind of kinds) await startServer(lab, `b-${kind}`)
+  })
+
+  afterAll(async () => {
+    await lab?.down()
+  })
+
+  it.each([
+    ['a-port', 'b-port'],
+    ['a-symmetric', 'b-full'],
+    ['a-full', 'b-symmetric'],
+  ])('%s reaches %s at once by the relay, and then through both NATs', async (from, to) => {
+    await upgrade(from, to)
+  })
+
+  it.each([
+    ['a-symmetric', 'b-port'],
+    ['a-symmetric', 'b-symmetric'],
+  ])('%s and %s stay with the relay, which nothing disturbs', async (from, to) => {
+    expect(await routeOf(from, to)).toBe('relayed')
+    const { uid } = lab.pod(to)
+    const failed = async () =>
+      (await logOf(lab, from)).some(
+        (l) => l.msg === 'a route failed' && l.route === 'punched' && l.podUid === uid,
+      )
+    await expect.poll(failed, patient).toBe(true)
+    expect(await routeOf(from, to)).toBe('relayed')
+  })
+
+  it('shows on both sides what the NATs are', async () => {
+    expect(await metric(lab, 'a-port', 'edgemesh_nat{mapping="independent",port_preserved="true"')).toBe(1)
+    expect(await metric(lab, 'a-symmetric', 'edgemesh_nat{mapping="dependent",port_preserved="false"')).toBe(
+      1,
+    )
+    const pods =
+      'edgemesh_nat_pods{mapping="dependent",port_preserved="false",proven="false",filtering="unknown"}'
+    expect(await metric(lab, 'mkmaster1', pods)).toBe(2)
+  })
+
+  it('falls back to the relay when the path between the sites dies, and returns to it', async () => {
+    await expect.poll(() => routeOf('a-port', 'b-port'), patient).toBe('punched')
+    const argv = lab.node('test/conformance/client.ts', 'steady-one-connection', 'b-port', '8080')
+    const steady = new LineProcess(lab, 'a-port', argv)
+    await new Promise((resolve) => steady.process.stderr?.once('data', resolve))
+    const rule = ['FORWARD', '-i', 'a-port0', '-o', 'b-port0', '-j', 'DROP']
+    await lab.run('internet', ['iptables', '-I', ...rule])
+    const since = Date.now()
+    expect(await routeOf('a-port', 'b-port')).toBe('relayed')
+    console.log(`a connection was served ${Date.now() - since} ms after the path died`)
+    expect(await steady.next()).toMatchObject({ lived: false })
+    await lab.run('internet', ['iptables', '-D', ...rule])
+    await expect.poll(() => routeOf('a-port', 'b-port'), patient).toBe('punched')
+  })
+})
+
+describe('two nodes of one LAN without a CNI', () => {
+  beforeAll(async () => {
+    lab = await Lab.up({ noCni: true })
+    await startServer(lab, 'tcp-echo-edge')
+  })
+
+  afterAll(async () => {
+    await lab?.down()
+  })
+
+  it('meet at the addresses of their nodes, and the cloud carries nothing any more', async () => {
+    await upgrade('client', 'edge')
+    const carried = await metric(lab, 'mkmaster1', 'edgemesh_relay_pairs')
+    expect(await routeOf('client', 'edge')).toBe('punched')
+    expect(await metric(lab, 'mkmaster1', 'edgemesh_relay_pairs')).toBe(carried)
+  })
+})
