@@ -4,6 +4,7 @@ import { leafLifetimeBounds, parseDuration } from '#shared/lifetimes.ts'
 import { type LogLevel, logLevels } from '#shared/log.ts'
 import { ports } from '#shared/ports.ts'
 import { type FastPathMode, fastPathModes } from '#shared/pump/mode.ts'
+import type { ReplicaAddress } from './replicas/directory.ts'
 
 export interface ServerConfig {
   port: number
@@ -32,6 +33,8 @@ export interface FolderBackend {
   /** JWKS file of the keys that sign pod tokens. */
   tokenKeys: string
   tokenIssuer: string
+  /** Other replicas, by name. */
+  peers: ReadonlyMap<string, ReplicaAddress>
 }
 
 export interface KubernetesBackend {
@@ -50,7 +53,8 @@ export interface KubernetesBackend {
 }
 
 /** What commander reads: the options of both backends, flat. */
-interface Options extends Omit<ServerConfig, 'backend'>, Partial<Omit<FolderBackend, 'kind'>> {
+interface Options extends Omit<ServerConfig, 'backend'>, Partial<Omit<FolderBackend, 'kind' | 'peers'>> {
+  peers: ReadonlyMap<string, ReplicaAddress>
   source: 'folder' | 'kubernetes'
   kubeconfig?: string
   namespace: string
@@ -84,6 +88,13 @@ export function serverCommand(run: (config: ServerConfig) => Promise<void>): Com
     .addOption(option('--manifests <folder>', 'folder: Kubernetes manifests to serve, watched'))
     .addOption(option('--token-keys <file>', 'folder: JWKS of the keys that sign pod tokens'))
     .addOption(option('--token-issuer <url>', 'folder: issuer that pod tokens must name'))
+    .addOption(
+      option(
+        '--peers <list>',
+        'folder: other replicas, name=host:port with commas; all share the state folder',
+        peers,
+      ).default(new Map(), 'none'),
+    )
     .addOption(option('--kubeconfig <file>', "kubernetes: by default the pod's service account"))
     .addOption(option('--namespace <name>', 'kubernetes: of the server itself').default('edgemesh-system'))
     .addOption(option('--service <name>', 'kubernetes: Service of the server').default('edgemesh-server'))
@@ -159,6 +170,7 @@ function folderOf(options: Options, command: Command): FolderBackend {
     manifests: must('manifests <folder>', options.manifests),
     tokenKeys: must('token-keys <file>', options.tokenKeys),
     tokenIssuer: must('token-issuer <url>', options.tokenIssuer),
+    peers: options.peers,
   }
 }
 
@@ -182,6 +194,18 @@ function addresses(text: string): string[] {
   const bad = list(text).find((a) => !/^(\[[0-9a-f:]+\]|[a-zA-Z0-9.-]+):\d{1,5}$/.test(a))
   if (bad === undefined) return list(text)
   throw new InvalidArgumentError(`"${bad}" is not host:port.`)
+}
+
+/** `b=10.0.0.2:20004,c=[fd00::3]:20004`. */
+export function peers(text: string): ReadonlyMap<string, ReplicaAddress> {
+  return new Map(
+    list(text).map((one) => {
+      const match = /^([a-z0-9-]{1,63})=(?:\[([0-9a-f:.]+)\]|([a-zA-Z0-9.-]+)):(\d{1,5})$/.exec(one)
+      const [, name = '', v6, other = '', digits = ''] = match ?? []
+      if (match === null) throw new InvalidArgumentError(`"${one}" is not name=host:port.`)
+      return [name, { host: v6 ?? other, port: port(digits) }]
+    }),
+  )
 }
 
 function port(text: string): number {

@@ -61,6 +61,8 @@ export class Channel implements Presence, Participant {
   nat: NatKnowledge | undefined
   /** Ports last sent, as text, to see whether they changed. */
   selfPorts = ''
+  /** In ms since the epoch; infinite before it is. */
+  welcomedAt = Number.POSITIVE_INFINITY
   #identity: PodIdentity | undefined
   #queue: Promise<void> = Promise.resolve()
   #queued = 0
@@ -221,6 +223,7 @@ export class Channel implements Presence, Participant {
       ...(this.observed === undefined ? {} : { observed: this.observed }),
     })
     this.welcomed.resolve()
+    this.welcomedAt = Date.now()
     this.#owner.onWelcome(this, hello.resume)
     for (const service of hello.subscriptions) this.#subscribe(service)
   }

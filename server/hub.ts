@@ -1,3 +1,4 @@
+import type { SecureContextOptions } from 'node:tls'
 import type { WebSocket } from 'ws'
 import type { CertificateAuthority } from '#shared/authority/certificate-authority.ts'
 import type { Endpoint } from '#shared/catalogue.ts'
@@ -12,10 +13,13 @@ import { Channel, type ChannelOwner } from './control-channel.ts'
 import { type Guest, Meetings } from './meetings.ts'
 import { Registry } from './registry.ts'
 import type { Relay } from './relay.ts'
+import { Delivery } from './replicas/delivery.ts'
+import { alone, type Directory } from './replicas/directory.ts'
 import type { ServerMetrics } from './server-metrics.ts'
 import type { TokenVerifier, VerifiedToken } from './token-verifier/verifier.ts'
 
-const pingEveryMs = 15_000
+/** Clients take three times that in silence for the end of the channel. */
+const pingEveryMs = 5_000
 /** Over how long clients are told to come back after a restart, in ms. */
 const smearMs = 2_000
 
@@ -33,6 +37,9 @@ export interface HubOptions {
   log: Logger
   /** How long a pod is expected back, in ms; see Registry. */
   returnMs?: number
+  /** The other replicas, and how to prove to them who we are. */
+  directory?: Directory
+  credentials?: () => SecureContextOptions
 }
 
 /** All control channels: who is present, what each follows, and what changes are sent to whom. */
@@ -40,6 +47,7 @@ export class Hub implements ChannelOwner {
   readonly #options: HubOptions
   readonly #registry: Registry
   readonly meetings: Meetings
+  readonly #delivery: Delivery
   /** Every open channel, welcomed or not. */
   readonly #channels = new Set<Channel>()
   readonly #followers = new Map<string, Set<Channel>>()
@@ -55,6 +63,13 @@ export class Hub implements ChannelOwner {
     this.#options = options
     this.#registry = new Registry(options.returnMs)
     this.meetings = new Meetings(options.replica, metrics, options.log)
+    this.#delivery = new Delivery({
+      ...{ replica: options.replica, trustDomain: options.trustDomain, log: options.log },
+      directory: options.directory ?? alone,
+      credentials: options.credentials ?? (() => ({})),
+      registry: this.#registry,
+      onMoved: (podUid, at) => this.#onMoved(podUid, at),
+    })
     this.#history = new IndexHistory(source.state.services)
     this.#stopListening = source.onChange((next, previous) => this.#onChange(next, previous))
     this.#timer = setInterval(() => {
@@ -88,15 +103,44 @@ export class Hub implements ChannelOwner {
     this.#channels.add(new Channel(socket, this, observed))
   }
 
-  /** Tells every client when to come back, and closes. */
+  /** A connection of another replica, whose certificate was checked. */
+  acceptReplica(socket: WebSocket): void {
+    this.#delivery.accept(socket)
+  }
+
+  /** Channels that are open, welcomed or not. */
+  get channels(): number {
+    return this.#channels.size
+  }
+
+  /** Whether clients that are told to go have somewhere to go to. */
+  get hasOthers(): boolean {
+    return this.#delivery.hasOthers
+  }
+
+  /** Brings a message to a pod, here or at another replica; false when it is nowhere. Never rejects. */
+  deliver(podUid: string, message: ServerMessage): Promise<boolean> {
+    return this.#delivery.deliver(podUid, message)
+  }
+
+  /**
+   * Tells every client to go elsewhere within `withinMs`, smeared over them. Their channels are served until they have
+   * another one, so that nobody is without a server in between.
+   */
+  sendAway(withinMs: number): void {
+    for (const channel of this.#channels)
+      channel.send({ type: 'goingAway', comeBackMs: Math.floor(Math.random() * withinMs) })
+  }
+
+  /** Closes every channel, with when to come back. */
   goAway(): void {
     clearInterval(this.#timer)
     this.meetings.close()
     this.#stopListening()
-    for (const channel of this.#channels) {
-      channel.send({ type: 'goingAway', comeBackMs: Math.floor(Math.random() * smearMs) })
+    this.sendAway(smearMs)
+    for (const channel of this.#channels)
       channel.end(closeCodes.goingAway, 'stopping', 'the server is going away')
-    }
+    this.#delivery.close()
   }
 
   readonly verify = (token: Secret): Promise<VerifiedToken> => this.#options.verifier.verify(token)
@@ -130,6 +174,7 @@ export class Hub implements ChannelOwner {
   onWelcome(channel: Channel, resume: { epoch: string; version: number } | undefined): void {
     const before = this.#registry.take(channel)
     before?.end(closeCodes.replaced, 'replaced', 'another channel of this pod took over')
+    this.#delivery.tellMoved(channel.podUid)
     const { source, log } = this.#options
     const index = this.#history.since(resume)
     channel.sendText(index.full ? this.#wholeIndex(index) : JSON.stringify(index))
@@ -152,23 +197,18 @@ export class Hub implements ChannelOwner {
 
   /** Never rejects. The dialer may be gone once the acceptor is back: then nothing is issued. */
   async onRelay(channel: Channel, podUid: string, id: number): Promise<void> {
-    const known = this.#options.source.state.pods.has(podUid)
-    const acceptor = known ? await this.#registry.find(podUid) : undefined
-    if (!channel.open) return
     const fail = (code: 'peer-absent' | 'forbidden' | 'limit', message: string) =>
       channel.send({ type: 'failed', id, code, message })
-    if (acceptor === channel) {
-      fail('forbidden', 'a pod does not need the relay to itself')
-      return
-    }
-    if (!(acceptor instanceof Channel) || acceptor.identity === undefined || channel.identity === undefined) {
-      fail('peer-absent', 'the pod is not connected to the server')
-      return
-    }
+    const acceptor = this.#identityOf(podUid)
+    if (channel.identity === undefined || acceptor === undefined)
+      return fail('peer-absent', 'the catalogue knows no such pod')
+    if (podUid === channel.podUid) return fail('forbidden', 'a pod does not need the relay to itself')
     try {
-      const tickets = this.#options.relay.issue(channel.identity, acceptor.identity)
-      acceptor.send({ type: 'incoming', ticket: tickets.acceptor })
-      channel.send({ type: 'ticket', id, ticket: tickets.dialer })
+      const tickets = this.#options.relay.issue(channel.identity, acceptor)
+      const taken = await this.#delivery.deliver(podUid, { type: 'incoming', ticket: tickets.acceptor })
+      if (taken && channel.open) channel.send({ type: 'ticket', id, ticket: tickets.dialer })
+      else this.#options.relay.cancel(tickets.dialer)
+      if (!taken) fail('peer-absent', 'the pod is not connected to the server')
     } catch (error) {
       fail('limit', sentenceOf(error)) // the one reason that the relay has
     }
@@ -218,6 +258,21 @@ export class Hub implements ChannelOwner {
     this.#options.metrics.refusals.inc({ reason: code })
   }
 
+  /** The pod has come up at another replica: the channel here is an old one, whether it knows or not. */
+  #onMoved(podUid: string, at: number): void {
+    const here = this.#registry.get(podUid)
+    if (!(here instanceof Channel) || here.welcomedAt >= at) return
+    this.#registry.leave(here)
+    here.end(closeCodes.replaced, 'replaced', 'another channel of this pod took over')
+  }
+
+  #identityOf(podUid: string): PodIdentity | undefined {
+    const { source, trustDomain } = this.#options
+    const pod = source.state.pods.get(podUid)
+    if (pod === undefined) return undefined
+    return { trustDomain, namespace: pod.namespace, serviceAccount: pod.serviceAccount, podUid }
+  }
+
   #onChange(next: CatalogueState, previous: CatalogueState): void {
     const delta = this.#history.advance(next.services)
     const text = delta && JSON.stringify(delta)
@@ -231,6 +286,7 @@ export class Hub implements ChannelOwner {
       if (pod === undefined || pod.finished) this.#evict(channel)
       else this.#sendSelf(channel, next)
     }
+    this.#options.relay.revokeAllBut((uid) => next.pods.get(uid)?.finished === false)
   }
 
   /** A deleted pod loses its channel, its presence and its relayed connections at once. */

@@ -8,7 +8,7 @@ import type { Backend } from './backend/backend.ts'
 import { openFolder } from './backend/folder.ts'
 import { type ServerConfig, serverCommand } from './config.ts'
 import { Hub } from './hub.ts'
-import { Relay } from './relay.ts'
+import { Relay, relayLimits } from './relay.ts'
 import { Server } from './server.ts'
 import { ServerMetrics } from './server-metrics.ts'
 
@@ -30,13 +30,14 @@ async function run(config: ServerConfig): Promise<void> {
   process.once('SIGTERM', () => void stop('SIGTERM'))
   process.once('SIGINT', () => void stop('SIGINT'))
   const backend = await openBackend(config, metrics, log)
-  const { authority, verifier, source } = backend
+  const { authority, verifier, source, directory } = backend
   lifecycle.add('backend', () => backend.close())
   const pump = new Pump(log, maxPumped)
   lifecycle.add('pump', () => pump.close())
   metrics.gauge('pump_connections', 'Relayed connections in the pump.', () => pump.use.connections)
   metrics.gauge('pump_descriptors', 'File descriptors of the pump.', () => pump.use.descriptors)
-  const relay = new Relay(replica, metrics, log, () => joinOptions(pump, config.fastPath))
+  const bulk = () => joinOptions(pump, config.fastPath)
+  const relay = new Relay(replica, metrics, log, bulk, relayLimits, directory)
   const hub = new Hub({
     trustDomain,
     replica,
@@ -48,6 +49,8 @@ async function run(config: ServerConfig): Promise<void> {
     relay,
     metrics,
     log,
+    directory,
+    credentials: () => server.credentials,
   })
   const missing = () => (listening ? [] : ['listener'])
   const admin = await listenAdmin({ port: config.adminPort, metrics, missing })
@@ -68,7 +71,7 @@ async function run(config: ServerConfig): Promise<void> {
 /** Each loads only what it needs: Kubernetes' client is large. */
 async function openBackend(config: ServerConfig, metrics: ServerMetrics, log: Logger): Promise<Backend> {
   const { backend } = config
-  if (backend.kind === 'folder') return openFolder(backend, config.trustDomain, log)
+  if (backend.kind === 'folder') return openFolder(backend, config, log)
   const { openKubernetes } = await import('./backend/kubernetes.ts')
   return openKubernetes({ ...config, ...backend, metrics, log })
 }

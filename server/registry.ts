@@ -71,19 +71,37 @@ export class Registry {
    * The pod's channel, waited for where it may be back in a moment: after a restart of this server, or of the pod's
    * sidecar, the two sides of a connection come back in any order, and neither should be told that the other is gone.
    */
-  async find(podUid: string, now = performance.now()): Promise<Presence | undefined> {
-    const present = this.#byPod.get(podUid)
-    const waitMs = Math.max(this.#startedAt, this.#left.get(podUid) ?? 0) + this.#returnMs - now
-    if (present !== undefined || waitMs <= 0) return present
-    const back = Promise.withResolvers<Presence>()
-    const waiting = this.#waiting.get(podUid) ?? new Set()
-    this.#waiting.set(podUid, waiting.add(back.resolve))
+  async find(podUid: string): Promise<Presence | undefined> {
+    const waitMs = this.expectedMs(podUid)
     const given = new AbortController()
+    if (waitMs > 0) void pause(waitMs, given.signal).then(() => given.abort())
+    else given.abort()
+    return this.arrival(podUid, given.signal)
+  }
+
+  get(podUid: string): Presence | undefined {
+    return this.#byPod.get(podUid)
+  }
+
+  /** How much longer the pod is expected to come (back) here, in ms; `since` is when another reason came up. */
+  expectedMs(podUid: string, since = 0, now = performance.now()): number {
+    return Math.max(0, Math.max(this.#startedAt, this.#left.get(podUid) ?? 0, since) + this.#returnMs - now)
+  }
+
+  /** The pod's channel as soon as there is one, or undefined once the wait is given up. */
+  async arrival(podUid: string, signal: AbortSignal): Promise<Presence | undefined> {
+    const present = this.#byPod.get(podUid)
+    if (present !== undefined || signal.aborted) return present
+    const { promise, resolve } = Promise.withResolvers<Presence | undefined>()
+    const waiting = this.#waiting.get(podUid) ?? new Set()
+    this.#waiting.set(podUid, waiting.add(resolve))
+    const onAbort = () => resolve(undefined)
+    signal.addEventListener('abort', onAbort, { once: true })
     try {
-      return await Promise.race([back.promise, pause(waitMs, given.signal).then(() => undefined)])
+      return await promise
     } finally {
-      given.abort()
-      waiting.delete(back.resolve)
+      signal.removeEventListener('abort', onAbort)
+      waiting.delete(resolve)
       if (waiting.size === 0) this.#waiting.delete(podUid)
     }
   }

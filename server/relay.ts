@@ -1,12 +1,14 @@
 import { randomBytes } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
-import { EdgeMeshError } from '#shared/errors.ts'
+import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import { type PodIdentity, spiffeIdOf } from '#shared/identity.ts'
 import type { Logger } from '#shared/log.ts'
 import { resetStream } from '#shared/reset.ts'
 import { type SpliceOptions, spliceSockets } from '#shared/splice.ts'
-import { relayPath, relayProtocol, ticketHeader } from '#shared/wire.ts'
+import { forwardedHeader, ownerOf, relayPath, relayProtocol, ticketHeader } from '#shared/wire.ts'
+import { alone, type Directory } from './replicas/directory.ts'
+import { Forwarder, placeOf } from './replicas/forward.ts'
 import type { ServerMetrics } from './server-metrics.ts'
 
 export interface RelayLimits {
@@ -43,26 +45,37 @@ export class Relay {
   /** Pairs waiting or joined, by pod uid. */
   readonly #byPod = new Map<string, number>()
   readonly #joined = new Map<Pair, AbortController>()
+  readonly #directory: Directory
+  readonly #forwarder: Forwarder
   #pairs = 0
 
-  /** `bulk` says for a new pair what becomes of it when much flows. */
+  /** `bulk` says for a new pair what becomes of it when much flows; `directory` where tickets of others belong. */
   constructor(
     replica: string,
     metrics: ServerMetrics,
     log: Logger,
     bulk: () => SpliceOptions,
     limits: RelayLimits = relayLimits,
+    directory: Directory = alone,
   ) {
     this.#replica = replica
     this.#metrics = metrics
     this.#log = log
     this.#bulk = bulk
     this.#limits = limits
+    this.#directory = directory
+    this.#forwarder = new Forwarder(replica, log, bulk)
+    metrics.gauge('relay_forwarded', 'Joins passed on to their owner, running.', () => this.#forwarder.active)
     metrics.gauge('relay_pairs', 'Relayed pairs, waiting or joined.', () => this.#pairs)
   }
 
   get joinedPairs(): number {
     return this.#joined.size
+  }
+
+  /** All that would be lost if we ended now: pairs that wait or are joined, and joins of others that run through us. */
+  get busy(): number {
+    return this.#pairs + this.#forwarder.active
   }
 
   /** Tickets for the two sides of one connection, each good for one join; `limit` when a pod has too many. */
@@ -96,6 +109,7 @@ export class Relay {
       answer(socket, '404 Not Found')
       return
     }
+    if (typeof ticket === 'string' && this.#passedOn(ticket, request, socket, head)) return
     const pair = typeof ticket === 'string' ? this.#tickets.get(ticket) : undefined
     if (pair === undefined || typeof ticket !== 'string') {
       this.#metrics.tickets.inc({ outcome: 'rejected' })
@@ -113,6 +127,17 @@ export class Relay {
     else void this.#join(pair, pair.waiting, socket)
   }
 
+  /** The other side cannot be told: nobody will join. */
+  cancel(ticket: string): void {
+    const pair = this.#tickets.get(ticket)
+    if (pair !== undefined) this.#expire(pair)
+  }
+
+  /** Ends what belongs to pods that are there no more, wherever their channels are. */
+  revokeAllBut(isKnown: (podUid: string) => boolean): void {
+    for (const podUid of [...this.#byPod.keys()]) if (!isKnown(podUid)) this.revoke(podUid)
+  }
+
   /** A pod is gone: its unspent tickets are void, and its joined connections end. */
   revoke(podUid: string): void {
     for (const pair of new Set(this.#tickets.values())) if (isOf(pair, podUid)) this.#expire(pair)
@@ -122,6 +147,20 @@ export class Relay {
   close(): void {
     for (const pair of new Set(this.#tickets.values())) this.#expire(pair)
     for (const aborter of this.#joined.values()) aborter.abort()
+    this.#forwarder.close()
+  }
+
+  /** Another replica's ticket goes to that replica, one hop, at the address that the directory has. */
+  #passedOn(ticket: string, request: IncomingMessage, socket: Duplex, head: Buffer): boolean {
+    const forwarded = request.headers[forwardedHeader] !== undefined
+    const place = placeOf(ownerOf(ticket), this.#replica, this.#directory.others, forwarded)
+    if (typeof place === 'string') return false // refused as any ticket that we have not issued
+    this.#metrics.tickets.inc({ outcome: 'forwarded' })
+    this.#forwarder.forward(request, socket, head, place.forwardTo).catch((error) => {
+      this.#log.warn({ to: place.forwardTo, error: sentenceOf(error) }, 'could not pass a join on')
+      answer(socket, '502 Bad Gateway')
+    })
+    return true
   }
 
   #ticket(): string {

@@ -3,14 +3,23 @@ import { createServer as createHttpServer, type Server as HttpServer } from 'nod
 import { createServer as createHttpsServer, type Server as HttpsServer } from 'node:https'
 import { createServer, type Server as NetServer, type Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
+import type { SecureContextOptions, TLSSocket } from 'node:tls'
 import { WebSocketServer } from 'ws'
 import type { CertificateAuthority } from '#shared/authority/certificate-authority.ts'
 import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
+import { isServerCertificate } from '#shared/identity.ts'
 import { pause } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
 import { remoteOf } from '#shared/nat.ts'
 import { handshakeDeadlineMs, tlsFloor } from '#shared/tls.ts'
-import { controlPath, controlProtocol, maxClientFrame, rendezvousPath } from '#shared/wire.ts'
+import {
+  controlPath,
+  controlProtocol,
+  maxClientFrame,
+  rendezvousPath,
+  replicaPath,
+  replicaProtocol,
+} from '#shared/wire.ts'
 import type { Hub } from './hub.ts'
 import type { Relay } from './relay.ts'
 import type { ServerMetrics } from './server-metrics.ts'
@@ -31,6 +40,10 @@ const lastWordsMs = 1_000
 const tlsRecordHandshake = 0x16
 const serverLeafMs = 30 * 86_400_000
 const renewServerMs = serverLeafMs / 2
+/** How often it is looked whether the roots are still the same, by which other replicas are checked. */
+const rootsEveryMs = 30_000
+/** How long clients may take to go elsewhere, in ms, at most; after it those that have not are cut off. */
+const moveMs = 2_000
 
 export interface ServerOptions {
   port: number
@@ -55,19 +68,28 @@ export class Server {
   readonly #sockets = new Set<Socket>()
   readonly #perAddress = new Map<string, number>()
   #renewal: NodeJS.Timeout | undefined
+  #credentials: SecureContextOptions = {}
+  #renewAt = 0
+  #draining = false
 
   constructor(options: ServerOptions) {
     this.#options = options
     this.#deadlines = options.deadlines ?? deadlines
     const http = { maxHeaderSize: 8_192 }
     this.#plain = createHttpServer(http)
-    this.#tls = createHttpsServer({ ...http, ...tlsFloor, handshakeTimeout: this.#deadlines.handshakeMs })
+    this.#tls = createHttpsServer({
+      ...http,
+      ...tlsFloor,
+      handshakeTimeout: this.#deadlines.handshakeMs,
+      requestCert: true, // other replicas show one; pods prove by their token who they are
+      rejectUnauthorized: false,
+    })
     this.#webSockets = new WebSocketServer({
       noServer: true,
       maxPayload: maxClientFrame,
       perMessageDeflate: false,
       clientTracking: false,
-      handleProtocols: (offered) => (offered.has(controlProtocol) ? controlProtocol : false),
+      handleProtocols: (offered) => [controlProtocol, replicaProtocol].find((p) => offered.has(p)) ?? false,
     })
     this.#net = createServer({
       allowHalfOpen: true,
@@ -82,6 +104,7 @@ export class Server {
   /** Resolves with the port once both protocols are served. */
   async listen(): Promise<number> {
     await this.#renewCertificate()
+    this.#keepCertificate()
     const { promise, resolve, reject } = Promise.withResolvers<void>()
     const { port } = this.#options
     this.#net.once('error', (error) =>
@@ -97,15 +120,33 @@ export class Server {
     return this.#sockets.size
   }
 
-  /** Accepts no more, tells the clients, and lets joined pairs finish for `drainMs`. */
+  /** Our key and certificate and the roots: what other replicas are shown. */
+  get credentials(): SecureContextOptions {
+    return this.#credentials
+  }
+
+  /**
+   * Takes no new clients. Where there are other replicas, clients have time to go there, and relay joins go on being
+   * taken meanwhile; then what is joined may finish, all within `drainMs`.
+   */
   async close(drainMs: number): Promise<void> {
     const { hub, relay } = this.#options
-    clearTimeout(this.#renewal)
-    const closed = once(this.#net, 'close') // that is: its last connection too
-    this.#net.close()
-    hub.goAway()
+    clearInterval(this.#renewal)
+    this.#draining = true
     const until = performance.now() + drainMs
-    while (relay.joinedPairs > 0 && performance.now() < until) await pause(100)
+    if (hub.hasOthers && hub.channels > 0) {
+      const withinMs = Math.min(moveMs, drainMs / 2)
+      hub.sendAway(withinMs)
+      // Twice that: who goes last has to get there, too.
+      const moved = Math.min(until, performance.now() + 2 * withinMs)
+      while (hub.channels > 0 && performance.now() < moved) await pause(50)
+    }
+    if (!hub.hasOthers) hub.goAway()
+    const closed = once(this.#net, 'close') // that is: its last connection too
+    if (!hub.hasOthers) this.#net.close()
+    while (relay.busy > 0 && performance.now() < until) await pause(50)
+    if (hub.hasOthers) this.#net.close()
+    hub.goAway()
     relay.close()
     await Promise.race([closed, pause(lastWordsMs)])
     for (const socket of this.#sockets) socket.destroy()
@@ -129,15 +170,26 @@ export class Server {
     this.#tls.on('upgrade', (request, socket, head) => {
       this.#expectNothing(socket)
       socket.on('error', () => socket.destroy())
-      if (request.url !== controlPath || request.headers['sec-websocket-protocol'] !== controlProtocol) {
-        socket.once('finish', () => socket.destroy()) // no deadline waits for the client to close
-        socket.end('HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n')
-        return
-      }
-      this.#webSockets.handleUpgrade(request, socket, head, (webSocket) =>
-        hub.accept(webSocket, remoteOf(request.socket)),
-      )
+      const protocol = request.headers['sec-websocket-protocol']
+      if (request.url === controlPath && protocol === controlProtocol && !this.#draining)
+        this.#webSockets.handleUpgrade(request, socket, head, (webSocket) =>
+          hub.accept(webSocket, remoteOf(request.socket)),
+        )
+      else if (request.url === replicaPath && protocol === replicaProtocol && this.#isReplica(socket))
+        this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => hub.acceptReplica(webSocket))
+      else
+        refuse(
+          socket,
+          request.url === controlPath && this.#draining ? '503 Service Unavailable' : '404 Not Found',
+        )
     })
+  }
+
+  /** TLS has verified the certificate by our roots; only servers have one of that name. */
+  #isReplica(socket: Duplex): boolean {
+    const { authorized, getPeerX509Certificate } = socket as TLSSocket
+    const certificate = getPeerX509Certificate.call(socket)
+    return authorized && isServerCertificate(certificate, this.#options.hub.trustDomain)
   }
 
   #onConnection(socket: Socket): void {
@@ -196,15 +248,33 @@ export class Server {
     clearTimeout(this.#expected.get(socket))
   }
 
+  /** Our certificate, renewed at half of its life and whenever the roots change. */
   async #renewCertificate(): Promise<void> {
-    const { authority, log } = this.#options
+    const { authority } = this.#options
     const { key, certificate } = await authority.issueServer(serverLeafMs)
-    this.#tls.setSecureContext({ ...tlsFloor, key: key.reveal(), cert: certificate.chain })
-    this.#renewal = setTimeout(() => {
+    this.#credentials = {
+      ...tlsFloor,
+      key: key.reveal(),
+      cert: certificate.chain,
+      ca: certificate.trustBundle,
+    }
+    this.#tls.setSecureContext(this.#credentials)
+    this.#renewAt = Date.now() + renewServerMs
+  }
+
+  #keepCertificate(): void {
+    const { authority, log } = this.#options
+    this.#renewal = setInterval(() => {
+      if (Date.now() < this.#renewAt && this.#credentials.ca === authority.trustBundle) return
       this.#renewCertificate().catch((error) =>
         log.error({ error: sentenceOf(error) }, 'cannot renew our certificate'),
       )
-    }, renewServerMs)
+    }, rootsEveryMs)
     this.#renewal.unref()
   }
+}
+
+function refuse(socket: Duplex, status: string): void {
+  socket.once('finish', () => socket.destroy()) // no deadline waits for the client to close
+  socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
 }

@@ -83,10 +83,14 @@ class Parts {
       hello: () => this.watch.hello(),
       onMessage: (message) => this.#onMessage(message),
       onUp: () => contact.up(),
-      onLost: () => {
-        contact.lost()
-        this.relay.onLost()
+      onLost: (welcomes) => {
+        if (!this.channel.up) contact.lost() // else one that we have left
+        this.relay.onLost(welcomes)
         this.puncher.onLost()
+      },
+      onMoved: () => {
+        this.pools.relayed.retire()
+        this.inbound?.retireRelayed()
       },
       metrics: this.metrics,
       log,
@@ -139,7 +143,7 @@ class Parts {
 
   #serve(stream: Parameters<Inbound['accept']>[0]): void {
     if (this.inbound === undefined) stream.destroy()
-    else this.inbound.accept(stream)
+    else this.inbound.accept(stream, 'relayed')
   }
 }
 

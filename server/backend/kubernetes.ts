@@ -3,6 +3,7 @@ import { KubernetesClient } from '#shared/kubernetes/client.ts'
 import type { Logger } from '#shared/log.ts'
 import { watchCluster } from '../catalogue/kubernetes.ts'
 import type { KubernetesBackend } from '../config.ts'
+import { KubernetesDirectory } from '../mesh/kubernetes-directory.ts'
 import { Presence } from '../mesh/presence.ts'
 import { MeshPublisher } from '../mesh/publisher.ts'
 import type { ServerMetrics } from '../server-metrics.ts'
@@ -49,10 +50,13 @@ export async function openKubernetes(options: KubernetesOptions): Promise<Backen
   })
   publisher.start()
   metrics.gauge('kubernetes_lists', 'Whole lists read from the API server.', () => source.lists)
+  const { replica, port } = options
+  const pods = () => source.state.pods
+  const directory = new KubernetesDirectory({ client, namespace, replica, port, pods, log })
+  directory.start()
   let presence: Presence | undefined
   return {
     announce(present) {
-      const { replica } = options
       const podUid = process.env.POD_UID
       presence = new Presence({
         client,
@@ -60,17 +64,18 @@ export async function openKubernetes(options: KubernetesOptions): Promise<Backen
         replica,
         podUid,
         present,
-        pods: () => source.state.pods,
+        pods,
         log,
       })
       presence.start()
     },
     source,
     authority: ca.authority,
+    directory,
     verifier: new TokenReviewVerifier(client),
     async close() {
       ca.close()
-      await Promise.all([source.close(), publisher?.close(), presence?.close()])
+      await Promise.all([source.close(), directory.close(), publisher?.close(), presence?.close()])
     },
   }
 }

@@ -8,6 +8,8 @@ import type { PodRecord } from '../catalogue/source.ts'
 const gatherMs = 1_000
 const renewEveryMs = 10_000
 const leaseSeconds = 30
+/** On what each replica writes: its name. */
+export const presenceLabel = 'sidecar.edgemesh.io/presence'
 /** The API server allows 1,000 endpoints in a slice. */
 const perSlice = 1_000
 
@@ -142,7 +144,7 @@ export class Presence {
     return {
       name,
       namespace,
-      labels: { 'sidecar.edgemesh.io/presence': replica },
+      labels: { [presenceLabel]: replica },
       ...(podUid === undefined ? {} : { ownerReferences: [owner] }),
     }
   }

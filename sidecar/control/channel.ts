@@ -1,41 +1,43 @@
 import { readFile } from 'node:fs/promises'
-import WebSocket from 'ws'
 import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
-import { serverNameOf } from '#shared/identity.ts'
 import { fullJitter, pause } from '#shared/lifecycle.ts'
 import { renewalDelayMs } from '#shared/lifetimes.ts'
 import type { Logger } from '#shared/log.ts'
 import { type Nat, natOf } from '#shared/nat.ts'
 import { Secret } from '#shared/secret.ts'
-import { createCertificateRequest, tlsFloor } from '#shared/tls.ts'
+import { createCertificateRequest } from '#shared/tls.ts'
 import {
   type Address,
   type CertificateRequest,
   type ClientMessage,
   closeCodes,
-  controlPath,
-  controlProtocol,
-  decodeServerMessage,
-  maxServerFrame,
+  type IssuedCertificate,
   type ServerMessage,
 } from '#shared/wire.ts'
 import type { ServerAddress, SidecarConfig } from '../config.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
+import { Connection, Refused, race } from './connection.ts'
 import type { Identity } from './identity.ts'
+import { Servers } from './servers.ts'
 
 /** Reconnect delays in ms, full jitter: short, since relayed connections wait for the server to be back. */
 const reconnectBaseMs = 100
 const reconnectCapMs = 1_000
 /** After a refusal (token, unknown pod) there is no hurry. */
 const refusedCapMs = 10_000
-const connectDeadlineMs = 3_000
-/** The server pings every 15 s; silence of this length means that the channel is dead. */
-const silenceMs = 40_000
 
 export interface ChannelOptions {
   config: Pick<
     SidecarConfig,
-    'servers' | 'tokenFile' | 'trustBundle' | 'trustBundleFile' | 'trustDomain' | 'podIPs' | 'hostIP' | 'node'
+    | 'servers'
+    | 'tokenFile'
+    | 'trustBundle'
+    | 'trustBundleFile'
+    | 'trustDomain'
+    | 'podUid'
+    | 'podIPs'
+    | 'hostIP'
+    | 'node'
   >
   identity: Identity
   /** What the hello says beside the request: resume point and subscriptions. */
@@ -44,35 +46,41 @@ export interface ChannelOptions {
   onMessage: (message: ServerMessage) => void
   /** A server has welcomed us. */
   onUp?: () => void
-  /** The channel that was up is down. */
-  onLost: () => void
+  /** A connection is gone: what was asked while `welcomes` was so high will not be answered. */
+  onLost: (welcomes: number) => void
+  /** We have another server than before, which is going away: its relayed sessions will end soon. */
+  onMoved: () => void
   metrics: SidecarMetrics
   log: Logger
 }
 
-/** The control channel to the server: keeps itself connected, and the identity renewed. */
+/**
+ * The control channel to the server: keeps itself connected, and the identity renewed. Of several servers it stays with
+ * the first that answered; one that is going away serves on until there is another.
+ */
 export class ControlChannel {
   readonly #options: ChannelOptions
   readonly #aborter = new AbortController()
-  #socket: WebSocket | undefined
-  #up = false
+  readonly #servers: Servers
+  #current: Connection | undefined
   #welcomes = 0
   /** Told when the channel comes up. */
   readonly #waiting = new Set<() => void>()
   #server: ServerAddress
-  #localPort: number | undefined
   #nat: Nat | undefined
   #running: Promise<void> | undefined
   #renewal: NodeJS.Timeout | undefined
 
   constructor(options: ChannelOptions) {
     this.#options = options
-    this.#server = options.config.servers[0] as ServerAddress
+    const { servers, podUid } = options.config
+    this.#servers = new Servers(servers, podUid)
+    this.#server = servers[0] as ServerAddress
   }
 
   /** Whether the server has welcomed us and the channel is open. */
   get up(): boolean {
-    return this.#up
+    return this.#current !== undefined
   }
 
   /** How often a server has welcomed us: two moments with the same count had the same channel. */
@@ -82,7 +90,7 @@ export class ControlChannel {
 
   /** Resolves once the channel is up; rejects with `not-connected` when that takes longer than `ms`. */
   async untilUp(ms: number): Promise<void> {
-    if (this.#up) return
+    if (this.up) return
     const waiting = Promise.withResolvers<void>()
     const late = () =>
       waiting.reject(new EdgeMeshError('not-connected', 'Cannot use the relay: the server is away.'))
@@ -112,131 +120,150 @@ export class ControlChannel {
 
   /** Returns false when the server is away. */
   send(message: ClientMessage): boolean {
-    if (!this.#up || this.#socket?.readyState !== WebSocket.OPEN) return false
-    this.#socket.send(JSON.stringify(message))
-    return true
+    return this.#current?.send(message) ?? false
   }
 
   /** Starts over with a new hello, when what the server sends does not follow on what we have. */
   reconnect(): void {
-    this.#socket?.close(closeCodes.goingAway)
+    this.#current?.close()
+  }
+
+  /** The server does not answer what it always answers: gives it up now, and not after its silence. */
+  giveUp(): void {
+    this.#servers.avoid(this.#server, performance.now())
+    this.#current?.terminate()
   }
 
   async close(): Promise<void> {
     this.#aborter.abort()
     clearTimeout(this.#renewal)
-    this.#socket?.terminate()
+    this.#current?.terminate()
     await this.#running
   }
 
   async #run(): Promise<void> {
-    const { log, config, metrics } = this.#options
+    const { log } = this.#options
+    const { signal } = this.#aborter
+    for (let connection = await this.#welcomed(); connection !== undefined; ) {
+      const leave = await this.#serve(connection)
+      if (leave !== undefined) {
+        log.info({ server: connection.server, withinMs: leave }, 'the server is going away')
+        this.#servers.avoid(connection.server, performance.now())
+        const patience = pause(leave, signal)
+        await (this.#servers.count === 1 ? patience : Promise.race([patience, connection.closed]))
+      }
+      const next = await this.#welcomed()
+      if (leave !== undefined && next !== undefined) this.#options.onMoved()
+      connection.close()
+      connection = next
+    }
+  }
+
+  /** Resolves when the connection is closed, or with the ms within which to go elsewhere. */
+  async #serve(connection: Connection): Promise<number | undefined> {
+    const { welcomes } = this
+    const closed = connection.closed.then(({ code, reason }) => {
+      const was = this.#current === connection
+      if (was) this.#current = undefined
+      this.#options.onLost(welcomes)
+      if (was && !this.#aborter.signal.aborted)
+        this.#options.log.warn({ server: connection.server, code, reason }, 'lost the server')
+      return undefined
+    })
+    return Promise.race([connection.leave, closed])
+  }
+
+  /** The next connection that has its welcome; undefined when we are told to stop. */
+  async #welcomed(): Promise<Connection | undefined> {
+    const { log, metrics } = this.#options
     const { signal } = this.#aborter
     for (let attempt = 0; !signal.aborted; attempt++) {
-      this.#server = config.servers[attempt % config.servers.length] as ServerAddress
-      let capMs = reconnectCapMs
-      let waitMs = 0
+      if (attempt > 0 || this.#welcomes > 0)
+        await pause(fullJitter(attempt, reconnectBaseMs, reconnectCapMs), signal)
       try {
-        const close = await this.#session()
-        if (this.#up) attempt = 0
-        metrics.controlConnects.inc({ outcome: this.#up ? 'welcome' : 'refused' })
-        if (!this.#up && close.code !== closeCodes.goingAway) capMs = refusedCapMs
-        waitMs = close.comeBackMs
-        if (!signal.aborted)
-          log.warn({ server: this.#server, code: close.code, reason: close.reason }, 'lost the server')
+        const connection = await this.#open()
+        metrics.controlConnects.inc({ outcome: 'welcome' })
+        return connection
       } catch (error) {
-        metrics.controlConnects.inc({ outcome: 'failed' })
-        const line = { server: this.#server, attempt, error: sentenceOf(error) }
-        if (!signal.aborted)
-          log[attempt % 50 === 0 ? 'warn' : 'debug'](line, 'cannot reach the server; trying again')
+        const refused = error instanceof Refused && error.closeCode !== closeCodes.goingAway
+        metrics.controlConnects.inc({ outcome: refused ? 'refused' : 'failed' })
+        if (signal.aborted) return undefined
+        const line = { attempt, error: sentenceOf(error) }
+        if (refused) log.warn(line, 'lost the server')
+        else log[attempt % 50 === 0 ? 'warn' : 'debug'](line, 'cannot reach the server; trying again')
+        if (refused) await pause(fullJitter(attempt, reconnectBaseMs, refusedCapMs), signal)
       }
-      if (this.#up) {
-        this.#up = false
-        this.#options.onLost()
-      }
-      await pause(waitMs + fullJitter(attempt, reconnectBaseMs, capMs), signal)
     }
+    return undefined
   }
 
-  /** One connection, from dialling to its close. */
-  async #session(): Promise<{ code: number; reason: string; comeBackMs: number }> {
-    const { host, port } = this.#server
-    const { config, log } = this.#options
+  /** Dials the servers in their order, and is welcomed by the first that answers. */
+  async #open(): Promise<Connection> {
+    const { config, hello, log } = this.#options
     const [ca, request] = await Promise.all([this.#roots(), this.#request()])
-    const authority = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
-    const tls = { ...tlsFloor, ca, servername: serverNameOf(config.trustDomain) }
-    const socket = new WebSocket(`wss://${authority}${controlPath}`, controlProtocol, {
-      ...tls,
-      handshakeTimeout: connectDeadlineMs,
-      maxPayload: maxServerFrame,
-      perMessageDeflate: false,
-      skipUTF8Validation: true,
-    })
-    this.#socket = socket
-    const { promise, resolve, reject } = Promise.withResolvers<{
-      code: number
-      reason: string
-      comeBackMs: number
-    }>()
-    let comeBackMs = 0
-    const silence = setTimeout(() => socket.terminate(), silenceMs)
-    socket.on('ping', () => silence.refresh())
-    socket.on('upgrade', (response) => {
-      this.#localPort = response.socket.localPort
-    })
-    socket.on('open', () => this.#hello(socket, request))
-    socket.on('message', (data) => {
-      silence.refresh()
-      try {
-        const message = decodeServerMessage(String(data))
-        if (message.type === 'goingAway') comeBackMs = message.comeBackMs
-        this.#onMessage(message)
-      } catch (error) {
-        log.error({ error: sentenceOf(error) }, 'the server sent what we cannot take; reconnecting')
-        socket.close(closeCodes.badMessage)
-      }
-    })
-    socket.on('error', (error) => (this.#up ? socket.terminate() : reject(error)))
-    socket.on('close', (code, reason) => resolve({ code, reason: String(reason), comeBackMs }))
-    return promise.finally(() => clearTimeout(silence))
-  }
-
-  #hello(socket: WebSocket, request: CertificateRequest): void {
-    const { config, hello } = this.#options
-    const message: ClientMessage = {
-      type: 'hello',
-      v: 1,
-      request,
-      podIPs: config.podIPs,
-      ...(config.hostIP === undefined ? {} : { hostIP: config.hostIP }),
-      ...(config.node === undefined ? {} : { node: config.node }),
-      ...(this.#localPort === undefined ? {} : { localPort: this.#localPort }),
-      ...hello(),
+    const tls = { ca, trustDomain: config.trustDomain }
+    const take = (from: Connection, message: ServerMessage) => this.#onMessage(from, message)
+    const connection = await race(
+      this.#servers.order(performance.now()),
+      (server) => new Connection(server, tls, take, log),
+      (server) => this.#servers.avoid(server, performance.now()),
+    )
+    try {
+      await connection.hello({ type: 'hello', ...this.#self(request, connection.localPort), ...hello() })
+      return connection
+    } catch (error) {
+      this.#servers.avoid(connection.server, performance.now())
+      connection.terminate()
+      throw error
     }
-    socket.send(JSON.stringify(message))
   }
 
-  #onMessage(message: ServerMessage): void {
-    const { identity, onMessage, log } = this.#options
-    if (message.type === 'welcome' || message.type === 'certificate') {
-      identity.replace(message.certificate)
-      const { notAfter, lifetimeMs = Math.max(0, notAfter - Date.now()) } = message.certificate
-      this.#scheduleRenewal(lifetimeMs, performance.now())
-      if (message.type === 'welcome') {
-        this.#up = true
-        this.#onObserved(message.observed)
-        this.#welcomes++
-        for (const resolve of this.#waiting) resolve()
-        this.#options.onUp?.()
-        log.info({ server: this.#server, replica: message.replica }, 'connected to the server')
-      }
+  /** From here on everything goes over this one. What was subscribed to since its hello is made up for. */
+  #onWelcome(connection: Connection, welcome: Extract<ServerMessage, { type: 'welcome' }>): void {
+    const { hello, log } = this.#options
+    const { server, tookMs } = connection
+    this.#keep(welcome.certificate)
+    this.#current = connection
+    this.#server = server
+    this.#welcomes++
+    this.#servers.opened(server, tookMs)
+    log.info({ server, replica: welcome.replica }, 'connected to the server')
+    for (const service of hello().subscriptions)
+      if (!connection.subscribed.includes(service)) connection.send({ type: 'subscribe', service })
+    for (const resolve of this.#waiting) resolve()
+    this.#onObserved(connection.localPort, welcome.observed)
+    this.#options.onUp?.()
+  }
+
+  #keep(certificate: IssuedCertificate): void {
+    this.#options.identity.replace(certificate)
+    const { notAfter, lifetimeMs = Math.max(0, notAfter - Date.now()) } = certificate
+    this.#scheduleRenewal(lifetimeMs, performance.now())
+  }
+
+  #self(request: CertificateRequest, localPort: number | undefined) {
+    const { podIPs, hostIP, node } = this.#options.config
+    return {
+      v: 1 as const,
+      request,
+      podIPs,
+      ...(hostIP === undefined ? {} : { hostIP }),
+      ...(node === undefined ? {} : { node }),
+      ...(localPort === undefined ? {} : { localPort }),
+    }
+  }
+
+  #onMessage(connection: Connection, message: ServerMessage): void {
+    const { onMessage, log } = this.#options
+    if (message.type === 'welcome') this.#onWelcome(connection, message)
+    else if (message.type === 'certificate') {
+      this.#keep(message.certificate)
     } else if (message.type === 'error')
       log.error({ code: message.code, refused: message.message }, 'the server refuses us')
-    else onMessage(message)
+    else if (connection === this.#current || !isState(message)) onMessage(message)
   }
 
-  #onObserved(observed: Address | undefined): void {
-    const localPort = this.#localPort
+  #onObserved(localPort: number | undefined, observed: Address | undefined): void {
     if (observed === undefined || localPort === undefined) return
     this.#nat = natOf([{ localPort, observed }], this.#options.config.podIPs)
   }
@@ -279,4 +306,9 @@ export class ControlChannel {
     }
     this.#scheduleRenewal(lifetimeMs, since)
   }
+}
+
+/** What only the server of the present channel may say; a former one's would not follow on what we have. */
+function isState({ type }: ServerMessage): boolean {
+  return type === 'index' || type === 'endpoints' || type === 'self'
 }

@@ -22,7 +22,7 @@ export class RelayClient {
   readonly #channel: ControlChannel
   readonly #metrics: SidecarMetrics
   readonly #log: Logger
-  readonly #pending = new Map<number, (answer: Answer) => void>()
+  readonly #pending = new Map<number, { welcomes: number; answer: (answer: Answer) => void }>()
   #joining = 0
   #lastId = 0
 
@@ -42,7 +42,8 @@ export class RelayClient {
     try {
       return await this.#dialOnce(podUid)
     } catch (error) {
-      if (this.#channel.up && this.#channel.welcomes === welcomes) throw error
+      if (!(error instanceof JoinFailed) && this.#channel.up && this.#channel.welcomes === welcomes)
+        throw error
       return this.#dialOnce(podUid)
     }
   }
@@ -58,15 +59,16 @@ export class RelayClient {
     }
   }
 
-  /** The server that our requests were sent to is gone: nobody will answer them. */
-  onLost(): void {
-    for (const [id, answer] of this.#pending)
-      answer({ type: 'failed', id, code: 'peer-absent', message: 'the server went away' })
+  /** The server that our requests were sent to, up to that welcome, is gone: nobody will answer them. */
+  onLost(upTo: number): void {
+    for (const [id, { welcomes, answer }] of this.#pending)
+      if (welcomes <= upTo)
+        answer({ type: 'failed', id, code: 'peer-absent', message: 'the server went away' })
   }
 
   /** The server's answer to one of our requests. */
   onAnswer(answer: Answer): void {
-    this.#pending.get(answer.id)?.(answer)
+    this.#pending.get(answer.id)?.answer(answer)
   }
 
   /** A peer asks for us: joins and hands the stream to `serve`. Never rejects. */
@@ -91,12 +93,21 @@ export class RelayClient {
     const fail = (code: 'not-connected' | 'limit' | 'unreachable', why: string) =>
       new EdgeMeshError(code, `Cannot relay to pod ${podUid}: ${why}.`)
     if (this.#pending.size >= maxPending) throw fail('limit', 'too many requests are waiting')
-    this.#pending.set(id, resolve)
     try {
       await this.#channel.untilUp(serverDeadlineMs)
+      this.#pending.set(id, { welcomes: this.#channel.welcomes, answer: resolve })
       if (!this.#channel.send({ type: 'relay', id, podUid }))
         throw fail('not-connected', 'the server is away')
-      const answer = await withDeadline(promise, ticketDeadlineMs, `get a relay ticket for pod ${podUid}`)
+      const { welcomes } = this.#channel
+      const answer = await withDeadline(
+        promise,
+        ticketDeadlineMs,
+        `get a relay ticket for pod ${podUid}`,
+      ).catch((error) => {
+        // A server that lives answers within less, if only that the peer is absent.
+        if (this.#channel.welcomes === welcomes) this.#channel.giveUp()
+        throw error
+      })
       if (answer.type === 'ticket') return answer.ticket
       throw fail(answer.code === 'limit' ? 'limit' : 'unreachable', answer.message)
     } finally {
@@ -104,6 +115,9 @@ export class RelayClient {
     }
   }
 }
+
+/** The ticket was of no use: its owner, or who passes joins on to it, may have gone away meanwhile. */
+class JoinFailed extends EdgeMeshError {}
 
 /** How long the other side may take to join, in ms; the server's own deadline is 10 s. */
 const joinDeadlineMs = 11_000
@@ -122,7 +136,7 @@ function joinRelay(server: ServerAddress, ticket: string): Promise<Duplex> {
     signal: AbortSignal.timeout(joinDeadlineMs),
   })
   const fail = (why: string, cause?: unknown) =>
-    reject(new EdgeMeshError('unreachable', `Cannot join the relay at ${server.host}: ${why}.`, cause))
+    reject(new JoinFailed('unreachable', `Cannot join the relay at ${server.host}: ${why}.`, cause))
   joining.once('upgrade', (_response, socket, head) => {
     if (head.length > 0) socket.unshift(head)
     resolve(socket)

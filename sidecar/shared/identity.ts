@@ -24,6 +24,11 @@ export function serverNameOf(trustDomain: string): string {
   return `edgemesh-server.${trustDomain}`
 }
 
+/** Whether a certificate that TLS has verified is the server's: its one name, and no other. */
+export function isServerCertificate(certificate: X509Certificate | undefined, trustDomain: string): boolean {
+  return certificate?.subjectAltName === `DNS:${serverNameOf(trustDomain)}`
+}
+
 const spiffePattern = /^spiffe:\/\/([^/]+)\/ns\/([^/]+)\/sa\/([^/]+)$/
 
 /**

@@ -21,9 +21,16 @@ export const maxServerFrame = 32 * 1024 * 1024
 export const relayPath = '/relay'
 export const relayProtocol = 'edgemesh-relay-v1'
 export const ticketHeader = 'edgemesh-ticket'
+/** Names the replica that passes a join on to the ticket's owner; a join that carries it is never passed on again. */
+export const forwardedHeader = 'edgemesh-forwarded-by'
 
 /** `<owner replica>.<32 random bytes, base64url>`: the replica that can redeem it travels in the ticket. */
 export const ticketText = text(128, /^[a-z0-9-]{1,63}\.[A-Za-z0-9_-]{43}$/)
+
+/** The ticket's owner: whatever stands before the dot. Empty for what is no ticket. */
+export function ownerOf(ticket: string): string {
+  return /^([a-z0-9-]{1,63})\.[A-Za-z0-9_-]{43}$/.exec(ticket)?.[1] ?? ''
+}
 
 /**
  * Rendezvous connections: `GET rendezvousPath` with `Upgrade: rendezvousProtocol`, the ticket, and what only the pod knows:
@@ -165,6 +172,26 @@ export type ServerMessage = Of<typeof serverMessage>
 
 export const decodeClientMessage = (json: string): ClientMessage => parseJson(json, clientMessage)
 export const decodeServerMessage = (json: string): ServerMessage => parseJson(json, serverMessage)
+
+/**
+ * Between two replicas of the server: a WebSocket at `replicaPath`, both sides with the server's certificate. The one
+ * that dials asks, the other answers.
+ */
+export const replicaPath = '/replica'
+export const replicaProtocol = 'edgemesh-replica.v1'
+
+const replicaMessage = tagged({
+  /** First message of the one that was dialled: who it is. */
+  replica: object({ v: version, name: text(63, /^[a-z0-9-]{1,63}$/) }),
+  /** Give this message to that pod; `wait` for a pod that may be back in a moment. Answered by `delivered`. */
+  deliver: object({ id: requestId, podUid, wait: flag, message: serverMessage }),
+  /** Whether the pod was there to take it. */
+  delivered: object({ id: requestId, taken: flag }),
+  /** The pod has a channel here since `at` (ms since the epoch): older ones elsewhere are void. */
+  moved: object({ podUid, at: integer(0, Number.MAX_SAFE_INTEGER) }),
+})
+export type ReplicaMessage = Of<typeof replicaMessage>
+export const decodeReplicaMessage = (json: string): ReplicaMessage => parseJson(json, replicaMessage)
 
 /** WebSocket close codes of ours (RFC 6455 keeps 4000-4999 for applications). */
 export const closeCodes = {

@@ -5,7 +5,7 @@ import {
   type ServerHttp2Session,
   type ServerHttp2Stream,
 } from 'node:http2'
-import { createServer, type Server } from 'node:net'
+import { createServer, type Server, type Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import { dial } from '#shared/dial.ts'
@@ -58,6 +58,8 @@ export class Inbound {
   readonly #sides: SideAcceptor
   readonly #sessions = new Map<ServerHttp2Session, PodIdentity>()
   readonly #aborter = new AbortController()
+  /** Connections that came by way of the relay. */
+  readonly #relayed = new Set<string>()
   #streams = 0
   #draining = false
 
@@ -107,9 +109,21 @@ export class Inbound {
   }
 
   /** Serves the tunnel on a socket that was accepted, or that another route made (the relay). */
-  accept(socket: Duplex): void {
+  accept(socket: Duplex, route: 'direct' | 'relayed' = 'direct'): void {
     if (this.#draining || this.#sessions.size >= maxSessions) socket.destroy()
-    else this.#sides.onConnection(socket, (tls) => this.#server.emit('connection', tls))
+    else
+      this.#sides.onConnection(socket, (tls) => {
+        const name = nameOf(tls as Socket)
+        if (route === 'relayed') this.#relayed.add(name)
+        tls.once('close', () => this.#relayed.delete(name))
+        this.#server.emit('connection', tls)
+      })
+  }
+
+  /** The server that sessions were relayed by goes away: their peers open new streams elsewhere, open ones may finish. */
+  retireRelayed(): void {
+    for (const session of this.#sessions.keys())
+      if (this.#relayed.has(nameOf(session.socket))) session.close()
   }
 
   /** Takes no more connections or streams; those that are open may finish. */
@@ -220,6 +234,15 @@ export class Inbound {
       stream.respond({ ':status': statusOf(failure) }, { endStream: true })
     stream.resume()
   }
+}
+
+/** Names a connection, through whatever layers it is looked at. */
+function nameOf({
+  localPort,
+  remoteAddress,
+  remotePort,
+}: Pick<Socket, 'localPort' | 'remoteAddress' | 'remotePort'>) {
+  return `${localPort} ${remoteAddress} ${remotePort}`
 }
 
 function closeReasonOf(result: { reason: string; by?: 'a' | 'b' }): string {

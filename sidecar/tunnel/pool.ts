@@ -123,6 +123,11 @@ export class SessionPool {
     return awaitAnswer(stream, signal).finally(() => clearTimeout(suspicion))
   }
 
+  /** The sessions that are there take no new streams; those that are open may finish. */
+  retire(): void {
+    for (const session of this.#sessions.keys()) retireSession(session)
+  }
+
   close(): void {
     this.#closed = true
     clearInterval(this.#timer)
@@ -227,6 +232,7 @@ export class SessionPool {
     this.#expired.delete(podUid)
     if (expired !== undefined) this.#grace.hold(session, expired)
     session.on('error', (error) => this.#log.debug({ error: sentenceOf(error) }, 'session broke'))
+    session.once('goaway', () => retireSession(session))
     session.once('close', () => {
       this.#sessions.delete(session)
       peers.delete(session)
@@ -280,6 +286,13 @@ export class SessionPool {
 
 function isLive(session: ClientHttp2Session): boolean {
   return !session.destroyed && !session.closed
+}
+
+/** The agent goes on choosing a session that is closing, unless it bears the agent's own mark for it. */
+function retireSession(session: ClientHttp2Session): void {
+  const mark = Object.getOwnPropertySymbols(session).find((s) => s.description === 'gracefullyClosing')
+  if (mark !== undefined) Object.assign(session, { [mark]: true })
+  if (isLive(session)) session.close()
 }
 
 /** Waits for the status of a CONNECT; anything but 200 rejects with the code of what happened. */

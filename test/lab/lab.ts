@@ -71,6 +71,8 @@ export interface UpOptions {
   ports?: readonly number[]
   /** A folder of more manifests for the server. */
   manifests?: string
+  /** Server replicas: 1, or 2 on two ports of mkmaster1. */
+  replicas?: 1 | 2
   /** More options of the server, as `--leaf-lifetime 30s`. */
   serverOptions?: readonly string[]
   /** More environment of every sidecar; `{state}` is a folder of its pod. */
@@ -106,6 +108,7 @@ interface State {
   internet: Internet
   layout: Layout
   cni: boolean
+  replicas: 1 | 2
   serverOptions: readonly string[]
   environment: Readonly<Record<string, string>>
   bundled: boolean
@@ -119,6 +122,8 @@ export interface SpawnOptions {
   uid?: number
   env?: Record<string, string>
 }
+
+const replicaNames = ['server', 'server-2']
 
 /** A running lab: the network, the server and pods with their sidecars, all as real processes. */
 export class Lab {
@@ -139,7 +144,7 @@ export class Lab {
     if (existsSync(folder))
       throw labError(`Cannot make lab ${name}: it is there. Take it down first, or choose another name.`)
     const { rttMs = 0, loss = 0, seed = 1, serverOptions = [], environment = {} } = options
-    const { bundled = false, nodeFlags = [], noCni = false } = options
+    const { bundled = false, nodeFlags = [], noCni = false, replicas = 1 } = options
     const { onProgress = () => undefined } = options
     const layout = layoutFor(options)
     const lab = new Lab({
@@ -147,6 +152,7 @@ export class Lab {
       internet: { rttMs, loss, seed },
       layout,
       cni: !noCni,
+      replicas,
       serverOptions,
       environment,
       bundled,
@@ -263,8 +269,11 @@ export class Lab {
   }
 
   /** What the pod's sidecar (or the server, on mkmaster1) answers on its admin port. */
-  async admin(where: string, path: string): Promise<string> {
-    const port = where === 'mkmaster1' ? ports.serverAdmin : ports.sidecarAdmin
+  async admin(
+    where: string,
+    path: string,
+    port: number = where === 'mkmaster1' ? ports.serverAdmin : ports.sidecarAdmin,
+  ): Promise<string> {
     const script = `fetch('http://127.0.0.1:${port}${path}').then(r=>r.text()).then(t=>process.stdout.write(t))`
     const { code, stdout, stderr } = await this.run(where, [
       `${appFolder}/node_modules/.bin/node`,
@@ -275,24 +284,36 @@ export class Lab {
     return stdout
   }
 
-  async startServer(): Promise<void> {
-    const stateDir = join(this.folder, 'server')
-    const [node = '', script = ''] = this.node('server/main.ts')
-    const argv = [node, ...this.#state.nodeFlags, script]
-    argv.push(
-      '--state-dir',
-      stateDir,
-      '--manifests',
-      this.manifests,
-      '--token-keys',
-      join(this.folder, 'keys.json'),
-    )
-    argv.push('--token-issuer', issuer, '--replica', 'mkmaster1', ...this.#state.serverOptions)
-    await this.#start('mkmaster1', { part: 'server', argv, uid: SIDECAR_UID, ready: '"listening"' })
+  /** The server's replicas: the name of each, which is that of its log and pid file too, and its ports. */
+  get replicas(): { name: string; port: number; adminPort: number }[] {
+    return replicaNames.slice(0, this.#state.replicas).map((name, i) => {
+      return { name, port: ports.server + 10 * i, adminPort: ports.serverAdmin + 10 * i }
+    })
   }
 
-  async stopServer(signal: Signal = 'TERM'): Promise<void> {
-    await signalIn(this.folder, 'server', signal)
+  async startServer(replica = 'server'): Promise<void> {
+    const own = this.replicas.find((r) => r.name === replica)
+    if (own === undefined) throw labError(`Cannot start ${replica}: there is no such replica in this lab.`)
+    const peers = this.replicas.filter((r) => r !== own).map(({ name, port }) => `${name}=127.0.0.1:${port}`)
+    const options: Record<string, string> = {
+      'state-dir': join(this.folder, 'server'),
+      manifests: this.manifests,
+      'token-keys': join(this.folder, 'keys.json'),
+      'token-issuer': issuer,
+      replica,
+      port: String(own.port),
+      'admin-port': String(own.adminPort),
+      ...(peers.length === 0 ? {} : { peers: peers.join() }),
+    }
+    const [node = '', script = ''] = this.node('server/main.ts')
+    const argv = [node, ...this.#state.nodeFlags, script]
+    argv.push(...Object.entries(options).flatMap(([name, value]) => [`--${name}`, value]))
+    argv.push(...this.#state.serverOptions)
+    await this.#start('mkmaster1', { part: replica, argv, uid: SIDECAR_UID, ready: '"listening"' })
+  }
+
+  async stopServer(signal: Signal = 'TERM', replica = 'server'): Promise<void> {
+    await signalIn(this.folder, replica, signal)
   }
 
   /** Waits until the pod has its certificate; or, not `identified`, until DNS and the interceptor serve. */
@@ -307,7 +328,7 @@ export class Lab {
       POD_IPS: pod.ips.join(','),
       NODE_NAME: pod.node,
       HOST_IP: pod.hostIP,
-      EDGEMESH_SERVER: `${serverAddress}:${ports.server}`,
+      EDGEMESH_SERVER: this.replicas.map(({ port }) => `${serverAddress}:${port}`).join(),
       EDGEMESH_TOKEN_FILE: join(state, 'token'),
       EDGEMESH_TRUST_BUNDLE_FILE: join(this.folder, 'server/ca.crt'),
       EDGEMESH_STATE_DIR: join(state, 'state'),
@@ -428,7 +449,7 @@ export class Lab {
     if (options.manifests !== undefined) await this.#addManifests(options.manifests)
     onProgress('the server on mkmaster1, and the rules of every pod')
     const extras = this.#startExtras()
-    await Promise.all([this.startServer(), extras, ...this.pods.map((pod) => this.#init(pod))])
+    await Promise.all([this.#startServers(), extras, ...this.pods.map((pod) => this.#init(pod))])
     onProgress('the sidecars')
     await Promise.all(this.pods.map((pod) => this.startSidecar(pod.name)))
   }
@@ -491,6 +512,11 @@ export class Lab {
   async #addManifests(folder: string): Promise<void> {
     for (const name of await readdir(folder))
       await copyFile(join(folder, name), join(this.manifests, `extra-${name}`))
+  }
+
+  /** One after the other: the first makes the CA that all of them use. */
+  async #startServers(): Promise<void> {
+    for (const { name } of this.replicas) await this.startServer(name)
   }
 
   async #startExtras(): Promise<void> {

@@ -37,6 +37,7 @@ export async function openMeshClient(
       trustBundle: undefined,
       trustBundleFile,
       trustDomain,
+      podUid: pod.uid,
       podIPs: ['10.0.0.1'],
       hostIP: undefined,
       node: undefined,
@@ -48,7 +49,8 @@ export async function openMeshClient(
       if (message.type === 'ticket' || message.type === 'failed') relay.onAnswer(message)
       else if (message.type === 'incoming' && serve !== undefined) void relay.join(message.ticket, serve)
     },
-    onLost: () => relay.onLost(),
+    onLost: (welcomes) => relay.onLost(welcomes),
+    onMoved: () => undefined,
     metrics,
     log,
   })
