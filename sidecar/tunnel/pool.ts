@@ -38,9 +38,10 @@ interface Watched {
   streams: number
   since: number
   idleSince: number
-  /** When it last answered a ping. */
-  heardAt: number
+  /** A ping is not answered yet. */
   pinged: boolean
+  /** How much had come when it was sent. */
+  bytesRead: number
 }
 
 /**
@@ -224,7 +225,7 @@ export class SessionPool {
   #watch(session: ClientHttp2Session): void {
     const podUid = this.#peerOf(session)
     const since = performance.now()
-    this.#sessions.set(session, { streams: 0, since, idleSince: since, heardAt: since, pinged: false })
+    this.#sessions.set(session, { streams: 0, since, idleSince: since, pinged: false, bytesRead: 0 })
     const peers = this.#byPod.get(podUid) ?? new Set()
     this.#byPod.set(podUid, peers.add(session))
     session.setLocalWindowSize(sessionWindow)
@@ -254,19 +255,32 @@ export class SessionPool {
   #checkAll(): void {
     for (const [session, watched] of this.#sessions) {
       if (watched.streams === 0 && performance.now() - watched.idleSince > idleMs) session.close()
-      else if (watched.pinged) {
-        this.#log.info('a session is dead: no answer to its ping')
-        session.destroy(new EdgeMeshError('timeout', 'Cannot go on: the session to the peer is dead.'))
-      } else this.#ping(session, watched)
+      else if (watched.pinged) this.#unlessHeard(session, watched, 'no answer to its ping')
+      else this.#ping(session, watched)
     }
   }
 
   #ping(session: ClientHttp2Session, watched: Watched): void {
     if (session.destroyed || session.closed) return
+    watched.bytesRead = session.socket.bytesRead
     watched.pinged = session.ping((error) => {
-      if (error !== null) return
-      watched.pinged = false
-      watched.heardAt = performance.now()
+      if (error === null) watched.pinged = false
+    })
+  }
+
+  /**
+   * Ends a session that has brought nothing since its last ping. Whatever came is looked at first: where this process
+   * was starved, it is late itself and not the peer; and behind bulk an answer may be long on its way.
+   */
+  #unlessHeard(session: ClientHttp2Session, watched: Watched, why: string): void {
+    setImmediate(() => {
+      if (!isLive(session) || !watched.pinged) return
+      if (session.socket.bytesRead > watched.bytesRead) {
+        watched.bytesRead = session.socket.bytesRead
+        return
+      }
+      this.#log.info(`a session is dead: ${why}`)
+      session.destroy(new EdgeMeshError('timeout', 'Cannot go on: the session to the peer is dead.'))
     })
   }
 
@@ -274,13 +288,11 @@ export class SessionPool {
   #suspect(session: ClientHttp2Session | undefined): void {
     const watched = session && this.#sessions.get(session)
     if (session === undefined || watched === undefined) return
-    const asked = performance.now()
-    this.#ping(session, watched)
-    setTimeout(() => {
-      if (!isLive(session) || watched.heardAt >= asked) return
-      this.#log.info('a session is dead: a stream and a ping were not answered')
-      session.destroy(new EdgeMeshError('timeout', 'Cannot go on: the session to the peer is dead.'))
-    }, suspectMs).unref()
+    if (!watched.pinged) this.#ping(session, watched)
+    setTimeout(
+      () => this.#unlessHeard(session, watched, 'a stream and a ping were not answered'),
+      suspectMs,
+    ).unref()
   }
 }
 
