@@ -82,7 +82,7 @@ export class Mover {
       splice.halt(this.#app)
       ;(splice.stream(this.#stream) as Http2Stream).end()
     }
-    this.#side.feed(wasOver ? undefined : fd)
+    this.#side.feed(wasOver ? undefined : fd, splice.hasEnded(this.#stream))
     this.#count()
   }
 

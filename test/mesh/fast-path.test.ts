@@ -52,7 +52,7 @@ describe.each(['random', 'always', 'never'] as const)('with the fast path %s', (
   it('was what carried them, or was not', async () => {
     const moved = await metric('side_connections_total\\{side="dialer",outcome="moved"\\}')
     if (fastPath === 'never') expect(moved).toBe(0)
-    else expect(moved).toBeGreaterThan(50)
+    else expect(moved).toBeGreaterThan(fastPath === 'always' ? 50 : 20) // at random many end before
   })
 
   it('keeps nothing of what has ended', async () => {

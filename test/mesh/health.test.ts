@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { Lab } from '../lab/lab.ts'
-import { LineProcess, logOf, metric, startServer } from './helpers.ts'
+import { echoes, LineProcess, logOf, metric, startServer } from './helpers.ts'
 
 let lab: Lab
 const names = ['web-a', 'web-b', 'web-c']
@@ -11,6 +11,7 @@ beforeAll(async () => {
   for (const name of names) await lab.addPod({ name, node: name === 'web-a' ? 'mkedge3' : 'mkedge2' })
   for (const name of names) apps.set(name, await startServer(lab, name))
   lab.setService('web', names, [8080])
+  await expect.poll(() => echoes(lab, 'web'), { timeout: 30_000 }).toBe(true)
 })
 
 afterAll(async () => {

@@ -116,8 +116,9 @@ export class SideConnection implements Connection {
     this.#stage = this.#name === undefined ? 'awaiting-agreement' : 'open'
   }
 
-  /** The port to be watched, if any. */
-  feed(fd: number | undefined): Port | undefined {
+  /** The port to be watched, if any. `ended`: our FIN to it was sent before. */
+  feed(fd: number | undefined, ended: boolean): Port | undefined {
+    if (ended) this.#ending.sent = true
     const port = fd === undefined ? undefined : new Port(fd, this.#ending)
     this.#feed = { lane: new EncryptLane(port, this.#tls, this.#tlsPort), port, turn: 'more' }
     return this.#watch(port)
@@ -125,7 +126,6 @@ export class SideConnection implements Connection {
 
   drain(fd: number | undefined): Port | undefined {
     const port = fd === undefined ? undefined : new Port(fd, this.#ending)
-    if (port === undefined) this.#ending.sent = true
     this.#drain = { lane: new DecryptLane(this.#tls, this.#tlsPort, port), port, turn: 'more' }
     return this.#watch(port)
   }

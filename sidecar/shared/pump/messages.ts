@@ -12,8 +12,8 @@ export type Order =
   | { type: 'secure'; id: number; fd: number; client?: { serverName: string; name: Uint8Array } }
   /** The connection may be used: the server has checked who it is and what for, the client that it is still wanted. */
   | { type: 'accept'; id: number }
-  /** From this socket into TLS; undefined passes on the end only. */
-  | { type: 'feed'; id: number; fd: number | undefined }
+  /** From this socket into TLS; undefined passes on the end only. `ended`: it has been sent our FIN. */
+  | { type: 'feed'; id: number; fd: number | undefined; ended: boolean }
   /** From TLS into this socket; undefined waits for the end only. */
   | { type: 'drain'; id: number; fd: number | undefined }
   | { type: 'abort'; id: number }

@@ -23,8 +23,8 @@ export interface Moved {
 /** A TLS connection in the worker; see SideConnection for how the two sides agree. */
 export interface Side {
   accept(): void
-  /** Duplicates the descriptor; the caller's may be closed then. */
-  feed(fd: number | undefined): void
+  /** Duplicates the descriptor; the caller's may be closed then. `ended`: it has been sent our FIN. */
+  feed(fd: number | undefined, ended: boolean): void
   drain(fd: number | undefined): void
   /** Resets everything that it has. */
   abort(): void
@@ -137,17 +137,20 @@ export class Pump {
     const { id, job, moved } = this.#add(fds, events)
     this.#order({ type: 'secure', id, fd: own, ...(client === undefined ? {} : { client }) })
     const abort = () => this.#abort(id, job)
-    const attach = (type: 'feed' | 'drain', from: number | undefined) => {
+    const attach = (
+      order: { type: 'feed'; ended: boolean } | { type: 'drain' },
+      from: number | undefined,
+    ) => {
       if (!this.#jobs.has(id)) return
       const copy = from === undefined ? undefined : dup(from)
       if (copy !== undefined && copy !== -1) job.fds.push(copy)
       if (copy === -1) abort()
-      else this.#order({ type, id, fd: copy })
+      else this.#order({ ...order, id, fd: copy })
     }
     return {
       accept: () => this.#order({ type: 'accept', id }),
-      feed: (from) => attach('feed', from),
-      drain: (to) => attach('drain', to),
+      feed: (from, ended) => attach({ type: 'feed', ended }, from),
+      drain: (to) => attach({ type: 'drain' }, to),
       abort,
       moved,
     }

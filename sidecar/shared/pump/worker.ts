@@ -83,7 +83,7 @@ class Loop {
     const connection = this.#connections.get(order.id)
     if (!(connection instanceof SideConnection)) return // it has finished meanwhile, and the report is under way
     if (order.type === 'accept') connection.accept()
-    if (order.type === 'feed') this.#watch(connection, connection.feed(order.fd))
+    if (order.type === 'feed') this.#watch(connection, connection.feed(order.fd, order.ended))
     if (order.type === 'drain') this.#watch(connection, connection.drain(order.fd))
     this.#busy.add(connection)
   }
