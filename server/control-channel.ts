@@ -27,8 +27,12 @@ const helloDeadlineMs = 10_000
 const verifyDeadlineMs = 10_000
 /** Messages of one client that wait to be handled. */
 const maxQueued = 600
-/** Bytes that a client may leave unread before it is cut off. */
-const maxUnread = 64 * 1024 * 1024
+/**
+ * Bytes that a client may leave unread, beyond one message of the catalogue: more of the catalogue waits until it has
+ * read, and of each thing only the latest state; all other messages are small, and beyond this it is cut off.
+ */
+const maxUnread = 1024 * 1024
+const maxUnreadInAll = 4 * maxUnread
 const maxSubscriptions = 500
 
 export interface ChannelOwner {
@@ -38,10 +42,15 @@ export interface ChannelOwner {
   verify(token: Secret): Promise<VerifiedToken>
   /** The pod's identity when the catalogue knows such a pod now; else `forbidden`. */
   admit(token: VerifiedToken): PodIdentity
+  /** False when the pod opens channels more often than any that works would. */
+  mayJoin(podUid: string): boolean
   issue(identity: PodIdentity, publicKey: string): Promise<IssuedCertificate>
   /** The channel has its identity: takes its place and sends what it missed. */
   onWelcome(channel: Channel, resume: { epoch: string; version: number } | undefined): void
   onSubscribe(channel: Channel, service: string): void
+  /** Messages of the catalogue as it is now. */
+  endpointsText(service: string): string
+  indexText(): string
   onUnsubscribe(channel: Channel, service: string): void
   onRelay(channel: Channel, podUid: string, id: number): Promise<void>
   onPunch(channel: Channel, request: Extract<ClientMessage, { type: 'punch' }>): Promise<void>
@@ -67,7 +76,13 @@ export class Channel implements Presence, Participant {
   #queue: Promise<void> = Promise.resolve()
   #queued = 0
   #heard = true
-  /** Renewals and relay requests: a broken client slows down only itself. */
+  /** What the client will get once it has read: services by name, and the index. */
+  readonly #owed = new Set<string>()
+  #owesIndex = false
+  /** The largest message of the catalogue that may be unread. */
+  #largest = 0
+  /** All messages and pings, renewals, relay requests: a broken client slows down only itself. */
+  readonly #messages = new TokenBucket(2_000, 200)
   readonly #renewals = new TokenBucket(5, 1 / 10)
   readonly #relays = new TokenBucket(200, 50)
   readonly #punches = new TokenBucket(50, 5)
@@ -81,6 +96,7 @@ export class Channel implements Presence, Participant {
       helloDeadlineMs,
     )
     socket.on('message', (data, isBinary) => this.#onData(String(data), isBinary))
+    socket.on('ping', () => this.#allow())
     socket.on('pong', () => {
       this.#heard = true
     })
@@ -117,7 +133,47 @@ export class Channel implements Presence, Participant {
   sendText(text: string): void {
     if (!this.open) return
     this.#socket.send(text)
-    if (this.#socket.bufferedAmount > maxUnread) this.#socket.terminate()
+    if (this.#socket.bufferedAmount > maxUnreadInAll + this.#largest) this.#socket.terminate()
+  }
+
+  /** The endpoints of a service: now, or once the client has read what it has. */
+  sendEndpoints(service: string): void {
+    if (this.#socket.bufferedAmount > maxUnread || this.#owed.size > 0) this.#owed.add(service)
+    else this.#sendState(this.#owner.endpointsText(service))
+  }
+
+  /** A change of the index: now, or with all others that follow once the client has read what it has. */
+  sendIndex(text: string): void {
+    if (this.#socket.bufferedAmount > maxUnread || this.#owesIndex) this.#owesIndex = true
+    else this.#sendState(text)
+  }
+
+  #sendState(text: string): void {
+    if (!this.open) return
+    this.#largest = Math.max(this.#largest, text.length)
+    this.#socket.send(text, () => this.#payOwed())
+  }
+
+  /** Called whenever the client has read something. */
+  #payOwed(): void {
+    if (!this.open || this.#socket.bufferedAmount > maxUnread) return
+    if (this.#owesIndex) {
+      this.#owesIndex = false
+      this.#sendState(this.#owner.indexText())
+    }
+    for (const service of this.#owed) {
+      if (this.#socket.bufferedAmount > maxUnread) return
+      this.#owed.delete(service)
+      if (this.subscriptions.has(service)) this.#sendState(this.#owner.endpointsText(service))
+    }
+  }
+
+  /** Counts a message or ping; one too many ends the channel. */
+  #allow(): boolean {
+    if (this.#messages.take()) return true
+    this.#owner.onRefused('limit')
+    this.end(closeCodes.limit, 'limit', 'too many messages in a short time')
+    return false
   }
 
   end(code: number, error: string, message: string): void {
@@ -135,6 +191,7 @@ export class Channel implements Presence, Participant {
   }
 
   #onData(text: string, isBinary: boolean): void {
+    if (!this.open || !this.#allow()) return
     this.#queued++
     if (this.#queued > maxQueued) {
       this.end(closeCodes.limit, 'limit', 'too many messages at once')
@@ -246,6 +303,8 @@ export class Channel implements Presence, Participant {
     if (boundTo !== undefined && verified.podUid !== boundTo) {
       throw new EdgeMeshError('unauthenticated', 'Cannot renew with the token of another pod.')
     }
+    if (boundTo === undefined && !this.#owner.mayJoin(verified.podUid))
+      throw new EdgeMeshError('limit', 'Cannot open control channels that often.')
     if (!isProofValid(request)) {
       throw new EdgeMeshError('unauthenticated', 'Cannot certify the key: the proof of possession is wrong.')
     }

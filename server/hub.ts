@@ -16,12 +16,17 @@ import type { Relay } from './relay.ts'
 import { Delivery } from './replicas/delivery.ts'
 import { alone, type Directory } from './replicas/directory.ts'
 import type { ServerMetrics } from './server-metrics.ts'
+import { TokenBucket } from './token-bucket.ts'
 import type { TokenVerifier, VerifiedToken } from './token-verifier/verifier.ts'
 
 /** Clients take three times that in silence for the end of the channel. */
 const pingEveryMs = 5_000
 /** Over how long clients are told to come back after a restart, in ms. */
 const smearMs = 2_000
+
+/** Channels that one pod may open at once, and in a second in the long run. */
+const joinBurst = 100
+const joinsPerSecond = 1
 
 export interface HubOptions {
   trustDomain: string
@@ -48,6 +53,8 @@ export class Hub implements ChannelOwner {
   readonly #registry: Registry
   readonly meetings: Meetings
   readonly #delivery: Delivery
+  /** How often each pod of the catalogue opens channels. */
+  readonly #joins = new Map<string, TokenBucket>()
   /** Every open channel, welcomed or not. */
   readonly #channels = new Set<Channel>()
   readonly #followers = new Map<string, Set<Channel>>()
@@ -162,6 +169,12 @@ export class Hub implements ChannelOwner {
     )
   }
 
+  readonly mayJoin = (podUid: string): boolean => {
+    const joins = this.#joins.get(podUid) ?? new TokenBucket(joinBurst, joinsPerSecond)
+    this.#joins.set(podUid, joins)
+    return joins.take()
+  }
+
   readonly issue = async (identity: PodIdentity, publicKey: string) => {
     const { authority, source, leafLifetimeMs, maxLeafLifetimeMs = Number.POSITIVE_INFINITY } = this.#options
     const asked = source.state.pods.get(identity.podUid)?.leafLifetimeMs
@@ -177,7 +190,7 @@ export class Hub implements ChannelOwner {
     this.#delivery.tellMoved(channel.podUid)
     const { source, log } = this.#options
     const index = this.#history.since(resume)
-    channel.sendText(index.full ? this.#wholeIndex(index) : JSON.stringify(index))
+    channel.sendIndex(index.full ? this.#wholeIndex(index) : JSON.stringify(index))
     this.#sendSelf(channel, source.state)
     log.info({ pod: channel.podUid, present: this.#registry.size }, 'pod connected')
   }
@@ -186,7 +199,7 @@ export class Hub implements ChannelOwner {
     const followers = this.#followers.get(service) ?? new Set()
     followers.add(channel)
     this.#followers.set(service, followers)
-    channel.sendText(this.#endpointsText(service))
+    channel.sendEndpoints(service)
   }
 
   onUnsubscribe(channel: Channel, service: string): void {
@@ -277,15 +290,16 @@ export class Hub implements ChannelOwner {
     const delta = this.#history.advance(next.services)
     const text = delta && JSON.stringify(delta)
     const welcomed = [...this.#channels].filter((c) => c.identity !== undefined)
-    if (text !== undefined) for (const channel of welcomed) channel.sendText(text)
+    if (text !== undefined) for (const channel of welcomed) channel.sendIndex(text)
     for (const id of changedEndpoints(previous.endpoints, next.endpoints)) {
-      for (const channel of this.#followers.get(id) ?? []) channel.sendText(this.#endpointsText(id))
+      for (const channel of this.#followers.get(id) ?? []) channel.sendEndpoints(id)
     }
     for (const channel of welcomed) {
       const pod = next.pods.get(channel.podUid)
       if (pod === undefined || pod.finished) this.#evict(channel)
       else this.#sendSelf(channel, next)
     }
+    for (const podUid of this.#joins.keys()) if (!next.pods.has(podUid)) this.#joins.delete(podUid)
     this.#options.relay.revokeAllBut((uid) => next.pods.get(uid)?.finished === false)
   }
 
@@ -304,6 +318,9 @@ export class Hub implements ChannelOwner {
     channel.send({ type: 'self', ports })
   }
 
+  /** The whole index: for who has missed changes. */
+  readonly indexText = (): string => this.#wholeIndex(this.#history.since(undefined))
+
   #wholeIndex(index: ServerMessage): string {
     if (this.#index.version !== this.#history.version) {
       this.#index = { version: this.#history.version, text: JSON.stringify(index) }
@@ -311,7 +328,7 @@ export class Hub implements ChannelOwner {
     return this.#index.text
   }
 
-  #endpointsText(service: string): string {
+  readonly endpointsText = (service: string): string => {
     const endpoints = this.#options.source.state.endpoints.get(service) ?? noEndpoints
     const known = this.#encoded.get(endpoints)
     // Shared by identity of the list: lists of services without endpoints are one and the same, so not these.

@@ -12,14 +12,24 @@ import { Forwarder, placeOf } from './replicas/forward.ts'
 import type { ServerMetrics } from './server-metrics.ts'
 
 export interface RelayLimits {
-  /** Pairs that one pod may have waiting or joined. */
+  /** Pairs that one pod may have waiting or joined as the one that dials. */
   pairsPerPod: number
+  /** Of these, to one peer: nobody can use up what a peer has for all. */
+  pairsPerPeer: number
+  /** Pairs that all others together may have with one pod. */
+  pairsToPod: number
   pairs: number
   /** How long both sides have to join, in ms. */
   joinMs: number
 }
 
-export const relayLimits: RelayLimits = { pairsPerPod: 256, pairs: 20_000, joinMs: 10_000 }
+export const relayLimits: RelayLimits = {
+  pairsPerPod: 256,
+  pairsPerPeer: 128,
+  pairsToPod: 2_048,
+  pairs: 20_000,
+  joinMs: 10_000,
+}
 
 interface Pair {
   dialer: PodIdentity
@@ -42,8 +52,8 @@ export class Relay {
   readonly #log: Logger
   /** Unspent tickets. */
   readonly #tickets = new Map<string, Pair>()
-  /** Pairs waiting or joined, by pod uid. */
-  readonly #byPod = new Map<string, number>()
+  /** Pairs waiting or joined, by who dials, who is dialled, and both. */
+  readonly #counts = new Map<string, number>()
   readonly #joined = new Map<Pair, AbortController>()
   readonly #directory: Directory
   readonly #forwarder: Forwarder
@@ -80,13 +90,14 @@ export class Relay {
 
   /** Tickets for the two sides of one connection, each good for one join; `limit` when a pod has too many. */
   issue(dialer: PodIdentity, acceptor: PodIdentity): { dialer: string; acceptor: string } {
-    const busy = [dialer, acceptor].find((p) => (this.#byPod.get(p.podUid) ?? 0) >= this.#limits.pairsPerPod)
-    if (busy !== undefined || this.#pairs >= this.#limits.pairs) {
-      throw new EdgeMeshError(
-        'limit',
-        `Cannot relay: ${busy === undefined ? 'the server' : `pod ${busy.podUid}`} has too many relayed connections.`,
-      )
-    }
+    const { pairsPerPod, pairsPerPeer, pairsToPod, pairs } = this.#limits
+    const [from, to, both] = countsOf(dialer, acceptor).map((key) => this.#counts.get(key) ?? 0)
+    const full = (who: string) =>
+      new EdgeMeshError('limit', `Cannot relay: ${who} too many relayed connections.`)
+    if (Number(from) >= pairsPerPod) throw full(`pod ${dialer.podUid} has`)
+    if (Number(both) >= pairsPerPeer) throw full(`pod ${dialer.podUid} has, to pod ${acceptor.podUid},`)
+    if (Number(to) >= pairsToPod) throw full(`pod ${acceptor.podUid} has`)
+    if (this.#pairs >= pairs) throw full('the server has')
     const tickets = { dialer: this.#ticket(), acceptor: this.#ticket() }
     const pair: Pair = {
       dialer,
@@ -135,7 +146,9 @@ export class Relay {
 
   /** Ends what belongs to pods that are there no more, wherever their channels are. */
   revokeAllBut(isKnown: (podUid: string) => boolean): void {
-    for (const podUid of [...this.#byPod.keys()]) if (!isKnown(podUid)) this.revoke(podUid)
+    const pairs = [...new Set(this.#tickets.values()), ...this.#joined.keys()]
+    const podUids = new Set(pairs.flatMap(({ dialer, acceptor }) => [dialer.podUid, acceptor.podUid]))
+    for (const podUid of podUids) if (!isKnown(podUid)) this.revoke(podUid)
   }
 
   /** A pod is gone: its unspent tickets are void, and its joined connections end. */
@@ -211,12 +224,16 @@ export class Relay {
 
   #count(pair: Pair, change: 1 | -1): void {
     this.#pairs += change
-    for (const { podUid } of [pair.dialer, pair.acceptor]) {
-      const count = (this.#byPod.get(podUid) ?? 0) + change
-      if (count === 0) this.#byPod.delete(podUid)
-      else this.#byPod.set(podUid, count)
+    for (const key of countsOf(pair.dialer, pair.acceptor)) {
+      const count = (this.#counts.get(key) ?? 0) + change
+      if (count === 0) this.#counts.delete(key)
+      else this.#counts.set(key, count)
     }
   }
+}
+
+function countsOf(dialer: PodIdentity, acceptor: PodIdentity): [from: string, to: string, both: string] {
+  return [`${dialer.podUid} >`, `> ${acceptor.podUid}`, `${dialer.podUid} > ${acceptor.podUid}`]
 }
 
 function isOf(pair: Pair, podUid: string): boolean {

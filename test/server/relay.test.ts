@@ -192,22 +192,27 @@ describe('a request that is no join', () => {
 describe('the limits', () => {
   const busy = { code: 'limit', message: expect.stringContaining('has too many relayed connections') }
 
-  it('count the pairs of each pod, on either side, and let go of ended ones', async () => {
-    const tickets = [server.relay.issue(alice, bob), server.relay.issue(bob, alice)]
-    server.relay.issue(alice, carol)
-    server.relay.issue(carol, alice)
-    expect(() => server.relay.issue(alice, bob)).toThrow(expect.objectContaining(busy))
-    expect(() => server.relay.issue(carol, alice)).toThrow(expect.objectContaining(busy))
-    server.relay.issue(bob, carol)
-    const [dialer, acceptor] = [
-      await send(upgradeRequest(tickets[0]?.dialer ?? '')),
-      await send(upgradeRequest(tickets[0]?.acceptor ?? '')),
-    ]
+  it('let nobody use up what a peer has for all, and let go of ended pairs', async () => {
+    const small = await TestServer.start({ limits: { pairsPerPod: 3, pairsPerPeer: 2, pairsToPod: 3 } })
+    const { relay } = small
+    const tickets = relay.issue(alice, bob)
+    relay.issue(alice, bob)
+    expect(() => relay.issue(alice, bob)).toThrow(expect.objectContaining({ code: 'limit' }))
+    relay.issue(alice, carol)
+    expect(() => relay.issue(alice, bobsTwin())).toThrow(expect.objectContaining(busy))
+    relay.issue(bob, alice)
+    relay.issue(carol, bob)
+    expect(() => relay.issue(bobsTwin(), bob)).toThrow(expect.objectContaining(busy))
+    const dialer = await connectTo(small.port)
+    const acceptor = await connectTo(small.port)
+    dialer.write(upgradeRequest(tickets.dialer))
+    acceptor.write(upgradeRequest(tickets.acceptor))
     expect(await Promise.all([readStatus(dialer), readStatus(acceptor)])).toEqual([101, 101])
-    expect(() => server.relay.issue(alice, bob)).toThrow(expect.objectContaining(busy))
     dialer.resetAndDestroy()
-    await server.until('relay_pairs', 4)
-    server.relay.issue(alice, bob)
+    await small.until('relay_pairs', 4)
+    relay.issue(alice, bob)
+    acceptor.destroy()
+    await small.close()
   })
 
   it('count the pairs of the server', async () => {
