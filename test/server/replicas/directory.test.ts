@@ -41,7 +41,7 @@ describe('a directory in Kubernetes', () => {
   })
   const pod = (name: string, ips = ['10.0.0.2'], finished = false) => ({
     ...{ uid: `uid-${name}`, namespace: 'edgemesh-system', name, serviceAccount: 'edgemesh-server' },
-    ...{ ips, containerPorts: [], sidecar: false, finished },
+    ...{ ips, hostIPs: [], containerPorts: [], sidecar: false, finished },
   })
   const now = Date.parse('2030-01-01T00:00:20Z')
   const [fresh, old] = ['2030-01-01T00:00:00.000000Z', '2029-12-31T23:59:00.000000Z']
