@@ -78,19 +78,29 @@ async function talk(lab: Lab, host: string): Promise<{ greeting: string; echoed:
   return { greeting, echoed: text.includes(sentence) }
 }
 
-function accessLines(lab: Lab): Record<string, unknown>[] {
-  const lines = readFileSync(lab.logOf('client'), 'utf8').split('\n')
-  return lines.flatMap((line) => (line.includes('"direction":"outbound"') ? [JSON.parse(line)] : []))
+interface LinesOf {
+  pod: string
+  /** Only those that went to this pod. */
+  podUid?: string
+}
+
+function accessLines(lab: Lab, { pod, podUid }: LinesOf = { pod: 'client' }): Record<string, unknown>[] {
+  const text = readFileSync(lab.logOf(pod), 'utf8')
+  const lines = text.slice(0, text.lastIndexOf('\n')).split('\n') // the last line may be half written
+  const outbound = lines.flatMap((line) =>
+    line.includes('"direction":"outbound"') ? [JSON.parse(line)] : [],
+  )
+  return outbound.filter((line) => podUid === undefined || line.podUid === podUid)
 }
 
 /** Access line number `index`, as soon as it is written: at the end of its connection. */
-async function accessLine(lab: Lab, index: number): Promise<Record<string, unknown>> {
+export async function accessLine(lab: Lab, index: number, of?: LinesOf): Promise<Record<string, unknown>> {
   for (let i = 0; i < 200; i++) {
-    const line = accessLines(lab)[index]
+    const line = accessLines(lab, of)[index]
     if (line !== undefined) return line
     await new Promise((resolve) => setTimeout(resolve, 20))
   }
-  throw new Error('The sidecar of client wrote no access line.')
+  throw new Error(`The sidecar of ${of?.pod ?? 'client'} wrote no access line.`)
 }
 
 function round(ms: number): number {
