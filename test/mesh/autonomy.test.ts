@@ -16,7 +16,7 @@ async function untilDirect(): Promise<void> {
 }
 
 beforeAll(async () => {
-  lab = await Lab.up()
+  lab = await Lab.up({ environment: { EDGEMESH_IDENTITY_DIR: '{state}/identity' } })
   await startServer(lab, 'tcp-echo-edge')
   await startServer(lab, 'tcp-echo-cloud')
 })
@@ -52,7 +52,7 @@ describe('with the server away', () => {
     expect(await steady.finish()).toMatchObject({ lived: true })
   })
 
-  it('knows its services after a restart of the sidecar, from the disk', async () => {
+  it('serves and dials after restarts of the sidecars, by what they kept', async () => {
     expect(await echoes(lab, 'edge')).toBe(true)
     const kept = `${lab.folder}/pods/client/state/catalogue.json`
     await expect
@@ -60,9 +60,13 @@ describe('with the server away', () => {
       .toContain('tcp-echo-edge')
     await lab.stopServer('KILL')
     await lab.stopSidecar('client')
-    await lab.startSidecar('client', { identified: false })
+    await lab.startSidecar('client')
+    await lab.stopSidecar('tcp-echo-edge', 'KILL')
+    await lab.startSidecar('tcp-echo-edge')
     const dig = await lab.run('client', ['dig', '+short', '+search', 'tcp-echo-edge'])
     expect(dig.stdout.trim()).toBe('10.96.0.11')
+    expect(await echoes(lab, 'edge')).toBe(true)
+    expect(await serverUp('client')).toBe(false)
     await lab.startServer()
     await expect.poll(() => echoes(lab, 'edge'), { timeout: 60_000 }).toBe(true)
   })
@@ -88,6 +92,13 @@ describe('a cut uplink', () => {
     await expect.poll(() => echoes(lab, 'cloud'), { timeout: 60_000 }).toBe(true)
     await lab.cutUplink('edge')
     expect(await echoes(lab, 'edge')).toBe(true)
+    for (const pod of ['client', 'tcp-echo-edge']) {
+      await lab.stopSidecar(pod, 'KILL')
+      await lab.startSidecar(pod)
+    }
+    expect(await echoes(lab, 'edge')).toBe(true)
+    const dig = await lab.run('client', ['dig', '+short', '+search', 'tcp-echo-cloud'])
+    expect(dig.stdout.trim()).toBe('10.96.0.12')
     await lab.restoreUplink('edge')
     await expect.poll(() => echoes(lab, 'cloud'), { timeout: 60_000 }).toBe(true)
   })
