@@ -115,8 +115,9 @@ describe.each(modes)('with the fast path $fastPath', ({ fastPath, bulk, megabyte
   })
 
   describe('a sidecar that has just started', () => {
-    it('takes at most 75 MB of memory', async () => {
-      for (const pod of lab.pods) expect(await rssMiB(pod.name)).toBeLessThanOrEqual(75)
+    // From the sources; the bundle of the image takes some 7 MB less (`npm run bench -- start`).
+    it('takes at most 80 MB of memory', async () => {
+      for (const pod of lab.pods) expect(await rssMiB(pod.name)).toBeLessThanOrEqual(80)
     })
   })
 

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { Lab } from '../lab/lab.ts'
 import { echoes, LineProcess, logOf, metric, startServer } from './helpers.ts'
 
@@ -11,7 +11,7 @@ beforeAll(async () => {
   for (const name of names) await lab.addPod({ name, node: name === 'web-a' ? 'mkedge3' : 'mkedge2' })
   for (const name of names) apps.set(name, await startServer(lab, name))
   lab.setService('web', names, [8080])
-  await expect.poll(() => echoes(lab, 'web'), { timeout: 30_000 }).toBe(true)
+  await vi.waitFor(async () => expect(await echoes(lab, 'web')).toBe(true), { timeout: 60_000 })
 })
 
 afterAll(async () => {
