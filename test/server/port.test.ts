@@ -20,6 +20,8 @@ import { connectTo, readStatus, upgradeRequest } from './http.ts'
 import { Seeded } from './seeded.ts'
 
 const [alice, bob] = [pod('alice'), pod('bob')]
+/** Hostile ones: each may open so many channels only. */
+const crowd = ['mallory', 'trudy', 'eve'].map(pod)
 /** One whose deadlines are over soon, and one whose deadlines no test lives to see. */
 let hasty: TestServer
 let patient: TestServer
@@ -27,7 +29,7 @@ let clientHello: Buffer
 const opened: Socket[] = []
 
 beforeAll(async () => {
-  const pods = [alice, bob]
+  const pods = [alice, bob, ...crowd]
   hasty = await TestServer.start({ pods, deadlines: { firstBytesMs: 100, handshakeMs: 100 } })
   patient = await TestServer.start({ pods, deadlines: { firstBytesMs: 600_000, handshakeMs: 600_000 } })
   clientHello = await captureClientHello()
@@ -118,7 +120,7 @@ describe('a connection that keeps the server waiting is ended', () => {
 
   it('that sends its request byte by byte', async () => {
     const socket = await open(hasty)
-    const ended = once(socket.resume(), 'end')
+    const ended = receive(socket) // by a reset, where more came after the end
     const drip = setInterval(() => socket.writable && socket.write('X-A: b\r\n'), 10)
     socket.write('GET /relay HTTP/1.1\r\n')
     await ended.finally(() => clearInterval(drip))
@@ -362,9 +364,9 @@ describe('messages of a client that is broken or hostile', () => {
       }),
     )
     const witness = await TestClient.join(patient, bob)
-    await inParallel(8, rounds, async (frames) => {
+    await inParallel(8, [...rounds.entries()], async ([i, frames]) => {
       const client = await TestClient.open(patient)
-      await client.hello(patient, alice)
+      await client.hello(patient, crowd[i % crowd.length] ?? alice)
       for (const frame of frames) client.socket.send(frame)
       client.socket.close()
       await client.closed
