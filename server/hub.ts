@@ -10,7 +10,7 @@ import { type Address, type ClientMessage, closeCodes, type ServerMessage } from
 import { changedEndpoints, IndexHistory } from './catalogue/history.ts'
 import { type CatalogueSource, type CatalogueState, declaredPorts } from './catalogue/source.ts'
 import { Channel, type ChannelOwner } from './control-channel.ts'
-import { type Guest, Meetings } from './meetings.ts'
+import { type Guest, Meetings, type Participant } from './meetings.ts'
 import { Registry } from './registry.ts'
 import type { Relay } from './relay.ts'
 import { Delivery } from './replicas/delivery.ts'
@@ -69,13 +69,19 @@ export class Hub implements ChannelOwner {
     const { source, metrics } = options
     this.#options = options
     this.#registry = new Registry(options.returnMs)
-    this.meetings = new Meetings(options.replica, metrics, options.log)
+    this.meetings = new Meetings({
+      replica: options.replica,
+      tellOwner: (owner, ticket, sighting) => this.#delivery.tellSighted(owner, ticket, sighting),
+      metrics,
+      log: options.log,
+    })
     this.#delivery = new Delivery({
       ...{ replica: options.replica, trustDomain: options.trustDomain, log: options.log },
       directory: options.directory ?? alone,
       credentials: options.credentials ?? (() => ({})),
       registry: this.#registry,
       onMoved: (podUid, at) => this.#onMoved(podUid, at),
+      onSighted: (ticket, sighting) => this.meetings.onSighted(ticket, sighting),
     })
     this.#history = new IndexHistory(source.state.services)
     this.#stopListening = source.onChange((next, previous) => this.#onChange(next, previous))
@@ -233,12 +239,13 @@ export class Hub implements ChannelOwner {
     { id, podUid, attempt }: Extract<ClientMessage, { type: 'punch' }>,
   ): Promise<void> {
     const known = this.#options.source.state.pods.has(podUid)
-    const acceptor = known ? await this.#registry.find(podUid) : undefined
-    if (!channel.open) return
     const fail = (code: 'peer-absent' | 'forbidden' | 'limit' | 'hopeless', message: string) =>
       channel.send({ type: 'unpunched', id, code, message })
-    if (acceptor === channel) return fail('forbidden', 'a pod does not punch to itself')
-    if (!(acceptor instanceof Channel)) return fail('peer-absent', 'the pod is not connected to the server')
+    if (podUid === channel.podUid) return fail('forbidden', 'a pod does not punch to itself')
+    const here = !known || this.hasOthers ? this.#registry.get(podUid) : await this.#registry.find(podUid)
+    if (!channel.open) return
+    const acceptor = here instanceof Channel ? here : known ? this.#elsewhere(podUid) : undefined
+    if (acceptor === undefined) return fail('peer-absent', 'the pod is not connected to the server')
     try {
       this.meetings.call(this.#guest(channel), this.#guest(acceptor), id, attempt)
     } catch (error) {
@@ -246,7 +253,14 @@ export class Hub implements ChannelOwner {
     }
   }
 
-  #guest(participant: Channel): Guest {
+  /** A pod that may be connected to another replica, which then sees it come. */
+  #elsewhere(podUid: string): Participant | undefined {
+    if (!this.hasOthers) return undefined
+    const send = (message: ServerMessage) => void this.#delivery.deliver(podUid, message)
+    return { podUid, observed: undefined, nat: undefined, send }
+  }
+
+  #guest(participant: Participant): Guest {
     const pod = this.#options.source.state.pods.get(participant.podUid)
     return { participant, addresses: { podIPs: pod?.ips ?? [], hostIPs: pod?.hostIPs ?? [] } }
   }

@@ -6,7 +6,9 @@ import type { Logger } from '#shared/log.ts'
 import { natOf, remoteOf, type Sighting } from '#shared/nat.ts'
 import {
   localPortHeader,
+  ownerOf,
   punchPort,
+  type RendezvousSighting,
   rendezvousProtocol,
   roundTripHeader,
   type ServerMessage,
@@ -43,6 +45,14 @@ interface Meeting {
   timer: NodeJS.Timeout
 }
 
+export interface MeetingsOptions {
+  replica: string
+  /** Tells the replica that owns the ticket what we saw; false when it is not known. */
+  tellOwner: (owner: string, ticket: string, sighting: RendezvousSighting) => boolean
+  metrics: ServerMetrics
+  log: Logger
+}
+
 const maxMeetings = 5_000
 const maxPerPod = 32
 /** How long both sides have to come, in ms. */
@@ -57,13 +67,17 @@ const maxRoundTripMs = 2_000
  */
 export class Meetings {
   readonly #replica: string
+  readonly #tellOwner: MeetingsOptions['tellOwner']
   readonly #metrics: ServerMetrics
   readonly #log: Logger
   readonly #byTicket = new Map<string, { meeting: Meeting; side: Side }>()
   readonly #byPod = new Map<string, number>()
+  /** Connections to rendezvous of other replicas, which hold their NATs' mappings. */
+  readonly #passing = new Set<Duplex>()
 
-  constructor(replica: string, metrics: ServerMetrics, log: Logger) {
+  constructor({ replica, tellOwner, metrics, log }: MeetingsOptions) {
     this.#replica = replica
+    this.#tellOwner = tellOwner
     this.#metrics = metrics
     this.#log = log
   }
@@ -91,35 +105,48 @@ export class Meetings {
     dialer.participant.send({ type: 'meet', ticket: meeting.dialer.ticket, id })
   }
 
-  /** Deals with one rendezvous connection. */
+  /** Deals with one rendezvous connection, for a meeting of ours or of another replica. */
   onUpgrade(request: IncomingMessage, socket: Duplex): void {
     socket.on('error', () => socket.destroy())
-    const ticket = request.headers[ticketHeader]
-    const found = typeof ticket === 'string' ? this.#byTicket.get(ticket) : undefined
-    const observed = remoteOf(request.socket)
-    if (found === undefined || found.side.socket !== undefined || observed === undefined) {
+    const ticket = String(request.headers[ticketHeader] ?? '')
+    const sighting = sightingOf(request)
+    const side = this.#byTicket.get(ticket)?.side
+    const isOurs = side !== undefined && side.party === undefined
+    if (sighting === undefined || !(isOurs || this.#pass(ticket, sighting, socket))) {
       socket.once('finish', () => socket.destroy())
       socket.end('HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 0\r\n\r\n')
       return
     }
-    const { meeting, side } = found
-    const { participant } = side
-    try {
-      const localPort = punchPort(Number(request.headers[localPortHeader]), localPortHeader)
-      const roundTripMs = Math.min(maxRoundTripMs, Math.max(0, Number(request.headers[roundTripHeader]) || 0))
-      const nat = learn(participant, side.addresses.podIPs, { localPort, observed })
-      side.party = { nat, localPort, observed, ...side.addresses, roundTripMs }
-    } catch {
-      socket.destroy() // not a request of a sidecar of ours
-      return
-    }
-    side.socket = socket
+    if (isOurs) side.socket = socket
     socket.once('close', () => socket.destroy())
     socket.resume()
     socket.write(
       `HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ${rendezvousProtocol}\r\n\r\n`,
     )
+    this.onSighted(ticket, sighting)
+  }
+
+  /** One side has come, to us or to the replica that tells us. */
+  onSighted(ticket: string, { localPort, observed, roundTripMs }: RendezvousSighting): void {
+    const { meeting, side } = this.#byTicket.get(ticket) ?? {}
+    if (meeting === undefined || side === undefined || side.party !== undefined) return
+    const nat = learn(side.participant, side.addresses.podIPs, { localPort, observed })
+    side.party = { nat, localPort, observed, ...side.addresses, roundTripMs }
     this.#startOnceBothAreHere(meeting)
+  }
+
+  /** Tells the replica whose meeting it is, and holds the connection until that is over. */
+  #pass(ticket: string, sighting: RendezvousSighting, socket: Duplex): boolean {
+    const owner = ownerOf(ticket)
+    if (owner === this.#replica || this.#passing.size >= 2 * maxMeetings) return false
+    if (!this.#tellOwner(owner, ticket, sighting)) return false
+    this.#passing.add(socket)
+    const over = setTimeout(() => socket.destroy(), meetMs + heldMs)
+    socket.once('close', () => {
+      clearTimeout(over)
+      this.#passing.delete(socket)
+    })
+    return true
   }
 
   /** The asking side tells how it went: that is how a NAT's filtering is learnt. */
@@ -139,6 +166,7 @@ export class Meetings {
 
   close(): void {
     for (const { meeting } of [...this.#byTicket.values()]) this.#end(meeting, 'missed')
+    for (const socket of this.#passing) socket.destroy()
   }
 
   #startOnceBothAreHere(meeting: Meeting): void {
@@ -177,6 +205,23 @@ export class Meetings {
 
   #ticket(): string {
     return `${this.#replica}.${randomBytes(32).toString('base64url')}`
+  }
+}
+
+/** Undefined for what is not a request of a sidecar of ours. */
+function sightingOf(request: IncomingMessage): RendezvousSighting | undefined {
+  const observed = remoteOf(request.socket)
+  const roundTripMs = Number(request.headers[roundTripHeader]) || 0
+  if (observed === undefined) return undefined
+  try {
+    const localPort = punchPort(Number(request.headers[localPortHeader]), localPortHeader)
+    return {
+      localPort,
+      observed,
+      roundTripMs: Math.round(Math.min(maxRoundTripMs, Math.max(0, roundTripMs))),
+    }
+  } catch {
+    return undefined
   }
 }
 

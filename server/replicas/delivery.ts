@@ -3,7 +3,12 @@ import type { WebSocket } from 'ws'
 import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import { pause } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
-import { decodeReplicaMessage, type ReplicaMessage, type ServerMessage } from '#shared/wire.ts'
+import {
+  decodeReplicaMessage,
+  type RendezvousSighting,
+  type ReplicaMessage,
+  type ServerMessage,
+} from '#shared/wire.ts'
 import type { Registry } from '../registry.ts'
 import type { Directory, ReplicaAddress } from './directory.ts'
 import { Link } from './link.ts'
@@ -19,6 +24,8 @@ export interface DeliveryOptions {
   registry: Registry
   /** The pod has a channel at another replica since then. */
   onMoved: (podUid: string, at: number) => void
+  /** Another replica has seen a pod that comes to a rendezvous of ours. */
+  onSighted: (ticket: string, sighting: RendezvousSighting) => void
   log: Logger
 }
 
@@ -79,6 +86,14 @@ export class Delivery {
       void this.#link(name, address).moved(podUid, at)
   }
 
+  /** Passes a sighting on to the replica whose rendezvous it is; false when there is no such replica. */
+  tellSighted(owner: string, ticket: string, sighting: RendezvousSighting): boolean {
+    const address = this.#options.directory.others.get(owner)
+    if (address === undefined) return false
+    void this.#link(owner, address).sighted(ticket, sighting)
+    return true
+  }
+
   /** Another replica, whose certificate was checked, asks on this connection. */
   accept(socket: WebSocket): void {
     this.#accepted.add(socket)
@@ -103,6 +118,7 @@ export class Delivery {
 
   #onMessage(socket: WebSocket, message: ReplicaMessage): void {
     if (message.type === 'moved') this.#options.onMoved(message.podUid, message.at)
+    else if (message.type === 'sighted') this.#options.onSighted(message.ticket, message.sighting)
     else if (message.type === 'deliver') void this.#onDeliver(socket, message)
     else throw new EdgeMeshError('bad-message', `Cannot take a message ${message.type} on this side.`)
   }

@@ -7,6 +7,7 @@ import type { Logger } from '#shared/log.ts'
 import { tlsFloor } from '#shared/tls.ts'
 import {
   decodeReplicaMessage,
+  type RendezvousSighting,
   type ReplicaMessage,
   replicaPath,
   replicaProtocol,
@@ -84,6 +85,14 @@ export class Link {
   async moved(podUid: string, at: number): Promise<void> {
     await this.#opened.promise.then(
       () => this.#send({ type: 'moved', podUid, at }),
+      () => undefined,
+    )
+  }
+
+  /** Tells what we saw of a pod that came to a rendezvous of theirs. Never rejects: a rendezvous may fail. */
+  async sighted(ticket: string, sighting: RendezvousSighting): Promise<void> {
+    await this.#opened.promise.then(
+      () => this.#send({ type: 'sighted', ticket, sighting }),
       () => undefined,
     )
   }

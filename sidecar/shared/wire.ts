@@ -180,6 +180,14 @@ export const decodeServerMessage = (json: string): ServerMessage => parseJson(js
 export const replicaPath = '/replica'
 export const replicaProtocol = 'edgemesh-replica.v1'
 
+const sighting = object({
+  localPort: punchPort,
+  observed: address,
+  roundTripMs: integer(0, 2_000),
+})
+/** What a server sees of a pod that comes to a rendezvous, and what only the pod knows of it. */
+export type RendezvousSighting = Of<typeof sighting>
+
 const replicaMessage = tagged({
   /** First message of the one that was dialled: who it is. */
   replica: object({ v: version, name: text(63, /^[a-z0-9-]{1,63}$/) }),
@@ -189,6 +197,8 @@ const replicaMessage = tagged({
   delivered: object({ id: requestId, taken: flag }),
   /** The pod has a channel here since `at` (ms since the epoch): older ones elsewhere are void. */
   moved: object({ podUid, at: integer(0, Number.MAX_SAFE_INTEGER) }),
+  /** A pod has come to a rendezvous of yours, by our port. */
+  sighted: object({ ticket: ticketText, sighting }),
 })
 export type ReplicaMessage = Of<typeof replicaMessage>
 export const decodeReplicaMessage = (json: string): ReplicaMessage => parseJson(json, replicaMessage)

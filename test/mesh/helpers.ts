@@ -1,5 +1,6 @@
 import type { ChildProcess } from 'node:child_process'
 import { createInterface } from 'node:readline'
+import { expect, vi } from 'vitest'
 import type { Lab } from '../lab/lab.ts'
 
 /** A process in a pod whose standard output is JSON lines. */
@@ -78,4 +79,21 @@ export async function metric(lab: Lab, where: string, line: string): Promise<num
       ?.split(' ')
       .at(-1) ?? 0,
   )
+}
+
+/** The port of the server that the pod's sidecar is connected to; undefined while it has none. */
+export async function serverOf(lab: Lab, pod: string): Promise<number | undefined> {
+  const { server } = JSON.parse(await lab.admin(pod, '/status'))
+  return server.up ? server.address.port : undefined
+}
+
+/** Makes a sidecar begin at one replica: it knows both, and the other one does not answer meanwhile. */
+export async function place(lab: Lab, pod: string, replica: 'server' | 'server-2'): Promise<void> {
+  const others = lab.replicas.filter((r) => r.name !== replica)
+  await lab.stopSidecar(pod)
+  for (const { name } of others) await lab.stopServer('STOP', name)
+  await lab.startSidecar(pod)
+  for (const { name } of others) await lab.stopServer('CONT', name)
+  const port = lab.replicas.find((r) => r.name === replica)?.port
+  await vi.waitFor(async () => expect(await serverOf(lab, pod)).toBe(port), { timeout: 30_000, interval: 50 })
 }

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { Lab } from '../lab/lab.ts'
 import type { NatKind } from '../lab/nat.ts'
-import { LineProcess, lastAccess, logOf, metric, startServer } from './helpers.ts'
+import { LineProcess, lastAccess, logOf, metric, place, startServer } from './helpers.ts'
 
 let lab: Lab
 const patient = { timeout: 60_000, interval: 50 }
@@ -86,6 +86,24 @@ describe('two sites behind NATs', () => {
     expect(await steady.next()).toMatchObject({ lived: false })
     await lab.run('internet', ['iptables', '-D', ...rule])
     await expect.poll(() => routeOf('a-port', 'b-port'), patient).toBe('punched')
+  })
+})
+
+describe('two sites whose pods are connected to different replicas of the server', () => {
+  beforeAll(async () => {
+    const natSites = ['a', 'b'].map((name) => ({ name, nat: 'port' as const }))
+    lab = await Lab.up({ natSites, replicas: 2 })
+    await startServer(lab, 'b')
+    await place(lab, 'a', 'server')
+    await place(lab, 'b', 'server-2')
+  })
+
+  afterAll(async () => {
+    await lab?.down()
+  })
+
+  it('meet too: the one that has called the meeting is told what the other one sees', async () => {
+    await expect.poll(() => routeOf('a', 'b'), patient).toBe('punched')
   })
 })
 

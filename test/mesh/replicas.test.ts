@@ -1,26 +1,9 @@
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { ports } from '#shared/ports.ts'
 import { Lab } from '../lab/lab.ts'
-import { client, echoes, LineProcess, lastAccess, metric, startServer } from './helpers.ts'
+import { client, echoes, LineProcess, lastAccess, metric, place, serverOf, startServer } from './helpers.ts'
 
 let lab: Lab
-
-/** The port of the server that the pod's sidecar is connected to; undefined while it has none. */
-async function serverOf(pod: string): Promise<number | undefined> {
-  const { server } = JSON.parse(await lab.admin(pod, '/status'))
-  return server.up ? server.address.port : undefined
-}
-
-/** Makes a sidecar begin at one replica: it knows both, and the other one does not answer meanwhile. */
-async function place(pod: string, replica: 'server' | 'server-2'): Promise<void> {
-  const others = lab.replicas.filter((r) => r.name !== replica)
-  await lab.stopSidecar(pod)
-  for (const { name } of others) await lab.stopServer('STOP', name)
-  await lab.startSidecar(pod)
-  for (const { name } of others) await lab.stopServer('CONT', name)
-  const port = lab.replicas.find((r) => r.name === replica)?.port
-  await vi.waitFor(async () => expect(await serverOf(pod)).toBe(port), { timeout: 30_000, interval: 50 })
-}
 
 function steady(service: string, kind = 'steady-new-connections'): LineProcess {
   return new LineProcess(lab, 'client', lab.node('test/conformance/client.ts', kind, service, '8080'))
@@ -44,8 +27,8 @@ afterAll(async () => {
 
 describe('two pods at different replicas', () => {
   beforeAll(async () => {
-    await place('client', 'server')
-    await place('tcp-echo-cloud', 'server-2')
+    await place(lab, 'client', 'server')
+    await place(lab, 'tcp-echo-cloud', 'server-2')
   })
 
   it('reach each other through the relay, both ways', async () => {
@@ -69,29 +52,29 @@ describe('when a replica is killed', () => {
     const since = Date.now()
     await expect.poll(() => echoes(lab, 'cloud'), { timeout: 30_000, interval: 10 }).toBe(true)
     console.log(`relayed connections work again ${Date.now() - since} ms after the kill of the replica`)
-    expect(await serverOf('tcp-echo-cloud')).toBe(ports.server)
+    expect(await serverOf(lab, 'tcp-echo-cloud')).toBe(ports.server)
     await lab.startServer('server-2')
     await lab.stopServer('KILL', 'server')
     await expect.poll(() => echoes(lab, 'cloud'), { timeout: 30_000, interval: 10 }).toBe(true)
-    expect(await serverOf('client')).toBe(lab.replicas[1]?.port)
+    expect(await serverOf(lab, 'client')).toBe(lab.replicas[1]?.port)
     await lab.startServer('server')
   })
 })
 
 describe('when a replica hangs', () => {
   it('its clients notice, and go to the other one', async () => {
-    await place('client', 'server')
+    await place(lab, 'client', 'server')
     await lab.stopServer('STOP', 'server')
     await expect.poll(() => echoes(lab, 'cloud'), { timeout: 30_000, interval: 10 }).toBe(true)
     await lab.stopServer('CONT', 'server')
-    await expect.poll(() => serverOf('client'), { timeout: 30_000 }).toBe(lab.replicas[1]?.port)
+    await expect.poll(() => serverOf(lab, 'client'), { timeout: 30_000 }).toBe(lab.replicas[1]?.port)
   })
 })
 
 describe('a rolling restart', () => {
   it('of both replicas fails no new connection', async () => {
-    await place('client', 'server')
-    await place('tcp-echo-cloud', 'server-2')
+    await place(lab, 'client', 'server')
+    await place(lab, 'tcp-echo-cloud', 'server-2')
     await expect.poll(() => echoes(lab, 'cloud'), { timeout: 30_000 }).toBe(true)
     const load = steady('cloud')
     for (const { name } of lab.replicas) {
