@@ -88,7 +88,7 @@ export class Router {
   reach(target: Target): Promise<unknown> | undefined {
     const { self, pools } = this.#options
     const { podUid = '' } = target.endpoint
-    if (pools.direct.has(podUid) || pools.relayed.has(podUid)) return undefined
+    if (tunnelRoutes.some((route) => pools[route].has(podUid))) return undefined
     const steps = plan(target.endpoint, self, this.#knowledgeOf(podUid), performance.now())
     const [first] = steps
     if (first === undefined || first.route === 'local' || first.route === 'plain') return undefined

@@ -123,9 +123,14 @@ export class Splice {
     else options.signal?.addEventListener('abort', this.#onAbort)
   }
 
-  /** Whether nothing has broken it. */
+  /** Whether it is under way, and nothing has broken it. */
   get intact(): boolean {
     return this.#result.reason === 'closed' && this.#open > 0
+  }
+
+  /** Whether it ended otherwise than by a FIN each way. */
+  get isBroken(): boolean {
+    return this.#result.reason !== 'closed'
   }
 
   get isElsewhere(): boolean {
@@ -245,7 +250,8 @@ export class Splice {
     from.resume() // a socket that was paused on purpose does not start by a data listener alone
     from.once('end', () => {
       // Node pushes an end after an RST_STREAM too; only a real END_STREAM may become a FIN.
-      if (isReset(from) || isResetSilently(from)) this.#broke(side)
+      // Where the socket lives on elsewhere too, it may have ended there in full since this end came.
+      if (isReset(from) || (!way.halted && isResetSilently(from))) this.#broke(side)
       else if (way.onEnd !== undefined) way.onEnd()
       else {
         way.ended = true

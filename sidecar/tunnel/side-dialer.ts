@@ -98,8 +98,15 @@ export class SideDialer {
     const side: Side | undefined = this.#pump.secure(fd, client, {
       onNamed: (certificate) => {
         const peer = identityOf(new X509Certificate(certificate), this.#trustDomain)
-        if (peer.podUid !== podUid || side === undefined || !splice.intact) {
+        if (peer.podUid !== podUid || side === undefined || splice.isBroken) {
           side?.abort()
+          return
+        }
+        if (!splice.intact) {
+          // It has ended meanwhile, on the session; the peer, which has consented, waits for both ends here.
+          side.accept()
+          side.feed(undefined, true)
+          side.drain(undefined)
           return
         }
         const mover = new Mover(splice, side, 'a')
