@@ -72,6 +72,7 @@ export class Channel implements Presence, Participant {
   selfPorts = ''
   /** In ms since the epoch; infinite before it is. */
   welcomedAt = Number.POSITIVE_INFINITY
+  readonly #onProven: (() => void) | undefined
   #identity: PodIdentity | undefined
   #queue: Promise<void> = Promise.resolve()
   #queued = 0
@@ -87,8 +88,9 @@ export class Channel implements Presence, Participant {
   readonly #relays = new TokenBucket(200, 50)
   readonly #punches = new TokenBucket(50, 5)
 
-  constructor(socket: WebSocket, owner: ChannelOwner, observed?: Address) {
+  constructor(socket: WebSocket, owner: ChannelOwner, observed?: Address, onProven?: () => void) {
     this.#socket = socket
+    this.#onProven = onProven
     this.observed = observed
     this.#owner = owner
     const late = setTimeout(
@@ -270,6 +272,7 @@ export class Channel implements Presence, Participant {
     const certificate = await this.#certify(hello.request)
     // Closed meanwhile: its close has been dealt with, so the place that it took now would never be left.
     if (!this.open) return
+    this.#onProven?.()
     this.#locate(hello)
     this.send({
       type: 'welcome',

@@ -112,8 +112,9 @@ export class Hub implements ChannelOwner {
     return { version: this.#registry.version, uids: [...this.#registry.all()].map((p) => p.podUid) }
   }
 
-  accept(socket: WebSocket, observed?: Address): void {
-    this.#channels.add(new Channel(socket, this, observed))
+  /** `onProven` is called once a token has shown who it is. */
+  accept(socket: WebSocket, observed?: Address, onProven?: () => void): void {
+    this.#channels.add(new Channel(socket, this, observed, onProven))
   }
 
   /** A connection of another replica, whose certificate was checked. */

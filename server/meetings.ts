@@ -105,8 +105,8 @@ export class Meetings {
     dialer.participant.send({ type: 'meet', ticket: meeting.dialer.ticket, id })
   }
 
-  /** Deals with one rendezvous connection, for a meeting of ours or of another replica. */
-  onUpgrade(request: IncomingMessage, socket: Duplex): void {
+  /** Deals with one rendezvous connection, for a meeting of ours or of another replica. True when its ticket is ours. */
+  onUpgrade(request: IncomingMessage, socket: Duplex): boolean {
     socket.on('error', () => socket.destroy())
     const ticket = String(request.headers[ticketHeader] ?? '')
     const sighting = sightingOf(request)
@@ -115,7 +115,7 @@ export class Meetings {
     if (sighting === undefined || !(isOurs || this.#pass(ticket, sighting, socket))) {
       socket.once('finish', () => socket.destroy())
       socket.end('HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 0\r\n\r\n')
-      return
+      return false
     }
     if (isOurs) side.socket = socket
     socket.once('close', () => socket.destroy())
@@ -124,6 +124,7 @@ export class Meetings {
       `HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ${rendezvousProtocol}\r\n\r\n`,
     )
     this.onSighted(ticket, sighting)
+    return isOurs
   }
 
   /** One side has come, to us or to the replica that tells us. */

@@ -112,15 +112,18 @@ export class Relay {
     return tickets
   }
 
-  /** Deals with one upgrade request on the plain side of the port. */
-  onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+  /**
+   * Deals with one upgrade request on the plain side of the port. True when its ticket is good, or for its owner to
+   * judge: how many of those there may be is the forwarder's to say.
+   */
+  onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): boolean {
     socket.on('error', () => socket.destroy())
     const ticket = request.headers[ticketHeader]
     if (request.method !== 'GET' || request.url !== relayPath || request.headers.upgrade !== relayProtocol) {
       answer(socket, '404 Not Found')
-      return
+      return false
     }
-    if (typeof ticket === 'string' && this.#passedOn(ticket, request, socket, head)) return
+    if (typeof ticket === 'string' && this.#passedOn(ticket, request, socket, head)) return true
     const pair = typeof ticket === 'string' ? this.#tickets.get(ticket) : undefined
     if (pair === undefined || typeof ticket !== 'string') {
       this.#metrics.tickets.inc({ outcome: 'rejected' })
@@ -129,13 +132,14 @@ export class Relay {
         'refused a relay ticket',
       )
       answer(socket, '403 Forbidden')
-      return
+      return false
     }
     this.#tickets.delete(ticket) // spent by its first use, whatever becomes of it
     this.#metrics.tickets.inc({ outcome: 'spent' })
     if (head.length > 0) socket.unshift(head)
     if (pair.waiting === undefined) this.#wait(pair, socket)
     else void this.#join(pair, pair.waiting, socket)
+    return true
   }
 
   /** The other side cannot be told: nobody will join. */

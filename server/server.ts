@@ -20,6 +20,7 @@ import {
   replicaPath,
   replicaProtocol,
 } from '#shared/wire.ts'
+import { Admission, type AdmissionLimits, admissionLimits } from './admission.ts'
 import type { Hub } from './hub.ts'
 import type { Relay } from './relay.ts'
 import type { ServerMetrics } from './server-metrics.ts'
@@ -32,9 +33,6 @@ export interface Deadlines {
 
 export const deadlines: Deadlines = { firstBytesMs: 5_000, handshakeMs: handshakeDeadlineMs }
 
-const maxConnections = 18_000
-/** Of one address: a whole site may be behind one NAT. */
-const maxPerAddress = 6_000
 /** At the end, for clients to take what was written to them, in ms. */
 const lastWordsMs = 1_000
 const tlsRecordHandshake = 0x16
@@ -53,6 +51,7 @@ export interface ServerOptions {
   metrics: ServerMetrics
   log: Logger
   deadlines?: Deadlines
+  admission?: AdmissionLimits
 }
 
 /** The one public port: TLS carries the control channel, plain HTTP upgrades join the relay. */
@@ -66,7 +65,7 @@ export class Server {
   /** Connections that owe us their request. */
   readonly #expected = new WeakMap<Duplex, NodeJS.Timeout>()
   readonly #sockets = new Set<Socket>()
-  readonly #perAddress = new Map<string, number>()
+  readonly #admission: Admission
   #renewal: NodeJS.Timeout | undefined
   #credentials: SecureContextOptions = {}
   #renewAt = 0
@@ -97,7 +96,11 @@ export class Server {
       keepAlive: true,
       keepAliveInitialDelay: 30_000,
     })
-    this.#net.maxConnections = maxConnections
+    const limits = options.admission ?? admissionLimits
+    this.#net.maxConnections = limits.connections
+    this.#admission = new Admission(limits)
+    const unproven = 'Connections that have shown no token or ticket yet.'
+    options.metrics.gauge('connections_unproven', unproven, () => this.#admission.unproven)
     this.#wire()
   }
 
@@ -158,8 +161,11 @@ export class Server {
     this.#net.on('error', (error) => log.error({ error: sentenceOf(error) }, 'cannot accept connections'))
     this.#plain.on('upgrade', (request, socket, head) => {
       this.#expectNothing(socket)
-      if (request.url === rendezvousPath) hub.meetings.onUpgrade(request, socket)
-      else relay.onUpgrade(request, socket, head)
+      const isTaken =
+        request.url === rendezvousPath
+          ? hub.meetings.onUpgrade(request, socket)
+          : relay.onUpgrade(request, socket, head)
+      if (isTaken) this.#prove(request.socket)
     })
     this.#tls.on('secureConnection', (socket) => this.#expectUpgrade(socket))
     for (const http of [this.#plain, this.#tls]) {
@@ -173,10 +179,13 @@ export class Server {
       const protocol = request.headers['sec-websocket-protocol']
       if (request.url === controlPath && protocol === controlProtocol && !this.#draining)
         this.#webSockets.handleUpgrade(request, socket, head, (webSocket) =>
-          hub.accept(webSocket, remoteOf(request.socket)),
+          hub.accept(webSocket, remoteOf(request.socket), () => this.#prove(request.socket)),
         )
       else if (request.url === replicaPath && protocol === replicaProtocol && this.#isReplica(socket))
-        this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => hub.acceptReplica(webSocket))
+        this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => {
+          this.#prove(request.socket)
+          hub.acceptReplica(webSocket)
+        })
       else
         refuse(
           socket,
@@ -193,23 +202,25 @@ export class Server {
   }
 
   #onConnection(socket: Socket): void {
-    const address = socket.remoteAddress ?? ''
-    const count = (this.#perAddress.get(address) ?? 0) + 1
     socket.on('error', () => socket.destroy())
-    if (count > maxPerAddress) {
+    const remote = remoteOf(socket)
+    if (remote === undefined || !this.#admission.enter(remote)) {
       this.#options.metrics.connections.inc({ kind: 'limited' })
       socket.destroy()
       return
     }
     this.#sockets.add(socket)
-    this.#perAddress.set(address, count)
     socket.once('close', () => {
       this.#sockets.delete(socket)
-      const left = (this.#perAddress.get(address) ?? 1) - 1
-      if (left === 0) this.#perAddress.delete(address)
-      else this.#perAddress.set(address, left)
+      this.#admission.leave(remote)
     })
     this.#tellApart(socket)
+  }
+
+  /** Who has shown a token or ticket counts no more for its address. */
+  #prove(socket: Socket): void {
+    const remote = remoteOf(socket)
+    if (remote !== undefined) this.#admission.prove(remote)
   }
 
   /** Hands the connection to TLS or HTTP by its first byte, which is put back. */

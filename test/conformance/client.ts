@@ -1,73 +1,12 @@
 // The client of the conformance suite: `node client.ts CASE HOST PORT [ARGS]`. Prints one JSON object.
 import { connect, type Socket } from 'node:net'
-import { readLine, receiveAll, SeededBytes, SeededCheck, sendSeeded } from './traffic.ts'
+import { echoOnce, exchange, open as openTo, type Target } from './exchange.ts'
+import { readLine, receiveAll, SeededBytes, sendSeeded } from './traffic.ts'
 
 const [name = '', host = '', port = '', ...args] = process.argv.slice(2)
 
-async function open(line: string): Promise<Socket> {
-  const socket = connect({ host, port: Number(port), allowHalfOpen: true, noDelay: true })
-  const { promise, resolve, reject } = Promise.withResolvers<void>()
-  socket.once('connect', resolve)
-  socket.once('error', reject)
-  await promise
-  socket.on('error', () => undefined)
-  socket.write(`${line}\n`)
-  return socket
-}
-
-/** One echoed exchange of some kilobytes, then a FIN each way. */
-async function echoOnce(seed: number): Promise<boolean> {
-  const socket = await open('echo')
-  const sent = new SeededBytes(seed).block(4_096)
-  socket.end(sent)
-  const received = await receiveAll(socket)
-  socket.destroy()
-  return received.by === 'end' && received.bytes === sent.length
-}
-
-interface Exchange {
-  kind: 'both' | 'break-here' | 'break-there'
-  seed: number
-  up: number
-  down: number
-  breakAfter: number
-}
-
-/** One connection with bytes both ways, to its end or until one side breaks it. Throws at a wrong byte or end. */
-async function exchange({ kind, seed, up, down, breakAfter }: Exchange): Promise<string> {
-  const socket = await open(`${kind === 'break-there' ? 'break' : 'duplex'} ${down} ${seed}`)
-  const check = new SeededCheck(down, seed)
-  const { promise, resolve, reject } = Promise.withResolvers<string>()
-  const timer = setTimeout(() => reject(new Error(`stuck at ${check.correct} of ${down}`)), 60_000)
-  socket.on('data', (chunk) => {
-    try {
-      check.take(chunk)
-    } catch (error) {
-      reject(error)
-    }
-    if (kind !== 'break-here' || check.correct < breakAfter) return
-    socket.resetAndDestroy()
-    resolve('broken here')
-  })
-  socket.once('end', () => resolve('ended'))
-  socket.once('close', () => resolve('reset'))
-  socket.resume()
-  const sending = sendSeeded(socket, up, seed + 1).catch(() => undefined)
-  void sending.then(() => socket.end())
-  try {
-    const outcome = await promise
-    const sha256 = await sending
-    if (outcome === 'ended' && (check.correct !== down || check.rest !== `${up} ${sha256}\n`))
-      throw new Error(`${check.correct} bytes came, and then ${JSON.stringify(check.rest)}`)
-    const expected =
-      kind === 'break-there' ? ['reset'] : kind === 'both' ? ['ended'] : ['broken here', 'ended']
-    if (!expected.includes(outcome)) throw new Error(`it was ${outcome} after ${check.correct} bytes`)
-    return outcome
-  } finally {
-    clearTimeout(timer)
-    socket.destroy()
-  }
-}
+const target: Target = { host, port: Number(port) }
+const open = (line: string) => openTo(target, line)
 
 const cases: Record<string, () => Promise<object>> = {
   async echo() {
@@ -130,7 +69,7 @@ const cases: Record<string, () => Promise<object>> = {
   },
   async concurrent() {
     const count = Number(args[0])
-    const results = await Promise.allSettled(Array.from({ length: count }, (_, i) => echoOnce(i + 1)))
+    const results = await Promise.allSettled(Array.from({ length: count }, (_, i) => echoOnce(target, i + 1)))
     return { correct: results.filter((r) => r.status === 'fulfilled' && r.value).length }
   },
   /** Sends to a reader that has stopped; says how much the path took in before it pushed back. */
@@ -166,7 +105,7 @@ const cases: Record<string, () => Promise<object>> = {
     const next = plans.values()
     const work = async () => {
       for (const plan of next) {
-        const outcome = await exchange(plan).catch((error) => {
+        const outcome = await exchange(target, plan).catch((error) => {
           failures.push(`${JSON.stringify(plan)}: ${error}`)
           return 'failed'
         })
@@ -193,7 +132,7 @@ const cases: Record<string, () => Promise<object>> = {
     })
     for (let i = 1; !stop; i++) {
       try {
-        if (await echoOnce(i)) good++
+        if (await echoOnce(target, i)) good++
         else failures.push('wrong echo')
       } catch (error) {
         failures.push(String(error))

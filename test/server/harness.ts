@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type CryptoKey, exportJWK, generateKeyPair, SignJWT } from 'jose'
 import { expect, vi } from 'vitest'
+import type { AdmissionLimits } from '../../server/admission.ts'
 import { watchFolder } from '../../server/catalogue/folder.ts'
 import type { CatalogueSource } from '../../server/catalogue/source.ts'
 import { Hub } from '../../server/hub.ts'
@@ -98,6 +99,7 @@ export interface TestServerOptions {
   pods?: TestPod[]
   limits?: Partial<RelayLimits>
   deadlines?: Deadlines
+  admission?: AdmissionLimits
   /** Wraps the verifier, to hold its answers back. */
   verifier?: (inner: TokenVerifier) => TokenVerifier
 }
@@ -142,7 +144,7 @@ export class TestServer {
       log,
     })
     const { relay } = this
-    const { deadlines } = options
+    const { deadlines, admission } = options
     this.server = new Server({
       port: 0,
       hub,
@@ -151,6 +153,7 @@ export class TestServer {
       metrics,
       log,
       ...(deadlines === undefined ? {} : { deadlines }),
+      ...(admission === undefined ? {} : { admission }),
     })
   }
 

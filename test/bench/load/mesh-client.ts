@@ -13,6 +13,8 @@ export interface MeshPod {
 
 export interface MeshOptions {
   server: { host: string; port: number }
+  /** More replicas of it. */
+  replicas?: readonly { host: string; port: number }[]
   trustBundleFile: string
   subscriptions?: readonly string[]
   onMessage?: (message: ServerMessage) => void
@@ -27,12 +29,12 @@ const trustDomain = 'cluster.local'
 /** A sidecar's own control channel and relay client, without the rest of it: many fit into one process. */
 export async function openMeshClient(
   pod: MeshPod,
-  { server, trustBundleFile, subscriptions = [], onMessage, serve }: MeshOptions,
+  { server, replicas = [], trustBundleFile, subscriptions = [], onMessage, serve }: MeshOptions,
 ): Promise<{ channel: ControlChannel; relay: RelayClient }> {
   const identity = await Identity.open({ podUid: pod.uid, trustDomain, folder: undefined }, log)
   const channel = new ControlChannel({
     config: {
-      servers: [server],
+      servers: [server, ...replicas],
       tokenFile: pod.tokenFile,
       trustBundle: undefined,
       trustBundleFile,
@@ -57,4 +59,10 @@ export async function openMeshClient(
   const relay = new RelayClient(channel, metrics, log)
   channel.start()
   return { channel, relay }
+}
+
+/** How many attempts of all clients of this process to reach a server were in vain. */
+export async function refusedConnects(): Promise<number> {
+  const { values } = await metrics.controlConnects.get()
+  return values.reduce((sum, v) => sum + (v.labels.outcome === 'welcome' ? 0 : v.value), 0)
 }
