@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the project's commands need and the machine lacks, and says so:
-#   sh test/setup.sh [--quiet] [demo|lab|test|bench|image|cluster]
+#   sh test/setup.sh [--quiet] [demo|lab|test|bench|chaos|image|cluster]
 # Runs under whatever Node the machine has; npm ci brings the Node that the project runs on.
 set -eu
 cd "$(dirname "$0")/.."
@@ -25,6 +25,7 @@ case $task in
   demo) wanted="$lab telnet:telnet" ;;
   lab) wanted="$lab telnet:telnet" ;;
   test) wanted="$lab telnet:telnet dig:dnsutils" ;;
+  chaos) wanted="$lab faketime:faketime" ;;
   image) wanted='strip:binutils tar:tar' ;;
   cluster) wanted="$lab strip:binutils tar:tar gcc:gcc curl:curl pgrep:procps" ;;
   bench) wanted="$lab haproxy:haproxy iperf3:iperf3 wrk:wrk openssl:openssl dnsperf:dnsperf" ;;

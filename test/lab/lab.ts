@@ -77,6 +77,8 @@ export interface UpOptions {
   serverOptions?: readonly string[]
   /** More environment of every sidecar; `{state}` is a folder of its pod. */
   environment?: Readonly<Record<string, string>>
+  /** Each sidecar keeps its state on a disk of its own of so many KiB, empty at each start. */
+  stateKiB?: number
   /** Runs sidecars and server from the bundle of the image instead of from the sources. */
   bundled?: boolean
   /** More flags of Node for every sidecar and the server, as `--cpu-prof`. */
@@ -111,6 +113,7 @@ interface State {
   replicas: 1 | 2
   serverOptions: readonly string[]
   environment: Readonly<Record<string, string>>
+  stateKiB: number | undefined
   bundled: boolean
   nodeFlags: readonly string[]
   pods: LabPod[]
@@ -144,7 +147,7 @@ export class Lab {
     if (existsSync(folder))
       throw labError(`Cannot make lab ${name}: it is there. Take it down first, or choose another name.`)
     const { rttMs = 0, loss = 0, seed = 1, serverOptions = [], environment = {} } = options
-    const { bundled = false, nodeFlags = [], noCni = false, replicas = 1 } = options
+    const { bundled = false, nodeFlags = [], noCni = false, replicas = 1, stateKiB } = options
     const { onProgress = () => undefined } = options
     const layout = layoutFor(options)
     const lab = new Lab({
@@ -155,6 +158,7 @@ export class Lab {
       replicas,
       serverOptions,
       environment,
+      stateKiB,
       bundled,
       nodeFlags,
       pods: [],
@@ -343,7 +347,9 @@ export class Lab {
     const [node = '', ...rest] = this.node('sidecar/main.ts', 'run')
     const argv = [node, ...sidecarFlags, ...this.#state.nodeFlags, ...rest]
     const ready = identified ? '"ready: the tunnel endpoint serves"' : '"started"'
-    await this.#start(name, { part: name, argv, uid: SIDECAR_UID, env, ready })
+    const { stateKiB } = this.#state
+    const disk = stateKiB === undefined ? {} : { disk: { folder: join(state, 'state'), kib: stateKiB } }
+    await this.#start(name, { part: name, argv, uid: SIDECAR_UID, env, ready, ...disk })
   }
 
   /** TERM and KILL wait for the end of the process. */

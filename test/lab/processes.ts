@@ -41,6 +41,14 @@ export interface Daemon {
   ready: string
   uid?: number
   env?: Record<string, string>
+  /** A small disk of its own. */
+  disk?: Disk
+}
+
+/** Seen by one process only, and gone with it. */
+export interface Disk {
+  folder: string
+  kib: number
 }
 
 export type Signal = 'TERM' | 'KILL' | 'STOP' | 'CONT'
@@ -55,10 +63,16 @@ export function nodeCommand(script: string, ...args: string[]): string[] {
 }
 
 /** The command line that runs `argv` in a place; other users than root get no capability at all. */
-export function commandIn({ namespace, resolvConf }: Place, argv: readonly string[], uid = 0): string[] {
+export function commandIn(
+  { namespace, resolvConf }: Place,
+  argv: readonly string[],
+  uid = 0,
+  disk?: Disk,
+): string[] {
   const mounts = [
     `mount --bind ${project} ${appFolder}`,
     ...(resolvConf === undefined ? [] : [`mount --bind ${resolvConf} /etc/resolv.conf`]),
+    ...(disk === undefined ? [] : [`mount -t tmpfs -o size=${disk.kib}k,uid=${uid} tmpfs ${disk.folder}`]),
     `export NODE_COMPILE_CACHE=${appFolder}/.cache/compile`,
     'exec "$@"',
   ]
@@ -81,7 +95,7 @@ export async function startIn(folder: string, place: Place, daemon: Daemon): Pro
   const log = logIn(folder, daemon.part)
   const from = existsSync(log) ? readFileSync(log).length : 0
   const out = openSync(log, 'a')
-  const [program = '', ...args] = commandIn(place, daemon.argv, daemon.uid)
+  const [program = '', ...args] = commandIn(place, daemon.argv, daemon.uid, daemon.disk)
   const env = { PATH: process.env.PATH, ...daemon.env }
   const child = spawn(program, args, { stdio: ['ignore', out, out], detached: true, env })
   child.unref()
