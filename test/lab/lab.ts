@@ -28,6 +28,8 @@ import {
   nodeCommand,
   pidIn,
   type Signal,
+  serverEnvironment,
+  serverFlags,
   sidecarEnvironment,
   sidecarFlags,
   signalIn,
@@ -310,10 +312,11 @@ export class Lab {
       ...(peers.length === 0 ? {} : { peers: peers.join() }),
     }
     const [node = '', script = ''] = this.node('server/main.ts')
-    const argv = [node, ...this.#state.nodeFlags, script]
+    const argv = [node, ...serverFlags, ...this.#state.nodeFlags, script]
     argv.push(...Object.entries(options).flatMap(([name, value]) => [`--${name}`, value]))
     argv.push(...this.#state.serverOptions)
-    await this.#start('mkmaster1', { part: replica, argv, uid: SIDECAR_UID, ready: '"listening"' })
+    const env = serverEnvironment
+    await this.#start('mkmaster1', { part: replica, argv, uid: SIDECAR_UID, env, ready: '"listening"' })
   }
 
   async stopServer(signal: Signal = 'TERM', replica = 'server'): Promise<void> {

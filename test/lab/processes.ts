@@ -23,6 +23,9 @@ const project = join(import.meta.dirname, '../..')
 /** Flags and environment of the sidecar's process, as the injector sets them: less memory for every pod. */
 export const sidecarFlags = ['--max-semi-space-size=1', '--v8-pool-size=1']
 export const sidecarEnvironment = { MALLOC_ARENA_MAX: '1' }
+/** Those of the server, as its manifest sets them. */
+export const serverFlags = ['--max-semi-space-size=1']
+export const serverEnvironment = { MALLOC_ARENA_MAX: '1' }
 const readyDeadlineMs = 60_000
 const stopDeadlineMs = 45_000
 const isolated = ['unshare', '--mount', '--propagation', 'private', 'sh', '-c']
