@@ -87,10 +87,10 @@ export class Meetings {
     const pods = [dialer, acceptor].map((guest) => guest.participant.podUid)
     const busy = pods.some((uid) => (this.#byPod.get(uid) ?? 0) >= maxPerPod)
     if (busy || this.#byTicket.size >= 2 * maxMeetings)
-      throw new EdgeMeshError('limit', 'Cannot punch: too many attempts at once.')
+      throw new EdgeMeshError('limit', 'Cannot call a rendezvous: too many are under way.')
     if (!isWorthTrying(expected(dialer.participant, acceptor.participant), attempt)) {
       this.#metrics.rendezvous.inc({ outcome: 'hopeless' })
-      throw new EdgeMeshError('unreachable', 'Cannot punch: these NATs cannot be crossed.')
+      throw new EdgeMeshError('unreachable', 'Cannot call a rendezvous: these NATs cannot be crossed.')
     }
     const meeting: Meeting = {
       dialer: { ...dialer, ticket: this.#ticket() },

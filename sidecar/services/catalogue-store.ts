@@ -10,6 +10,8 @@ const fileName = 'catalogue.json'
 const maxBytes = 64 * 1024 * 1024
 /** Changes are written together, at most this often, in ms. */
 const writeEveryMs = 1_000
+/** What could not be written is tried again after this time, in ms. */
+const retryMs = 10_000
 
 /**
  * The last good catalogue on disk, so that a sidecar that restarts without the cloud still knows its services.
@@ -58,16 +60,16 @@ export class CatalogueStore {
     const snapshot = this.#pending
     this.#pending = undefined
     if (snapshot === undefined) return
-    this.#writing = this.#writing.then(() => this.#write(JSON.stringify(snapshot())))
+    this.#writing = this.#writing.then(() => this.#write(snapshot))
   }
 
-  async #write(json: string): Promise<void> {
+  async #write(snapshot: () => Snapshot): Promise<void> {
     const path = join(this.#folder, fileName)
     try {
       mkdirSync(this.#folder, { recursive: true })
       const file = await open(`${path}.new`, 'w', 0o600)
       try {
-        await file.writeFile(json)
+        await file.writeFile(JSON.stringify(snapshot()))
         await file.sync() // a crash must find the old file or the new one, never half of it
       } finally {
         await file.close()
@@ -78,6 +80,9 @@ export class CatalogueStore {
       if (!this.#failing)
         this.#log.warn({ path, error: sentenceOf(error) }, 'cannot keep the catalogue on disk')
       this.#failing = true
+      // A disk that was full may have room again, and no change may come to be kept.
+      this.#pending ??= snapshot
+      this.#timer ??= setTimeout(() => this.#flush(), retryMs).unref()
     }
   }
 }

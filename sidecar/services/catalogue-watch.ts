@@ -35,8 +35,8 @@ export class CatalogueWatch {
     this.#send = send
     this.#resync = resync
     for (const id of catalogue.knownEndpoints())
-      this.#subscriptions.set(id, { usedAt: Date.now(), waiting: undefined })
-    this.#timer = setInterval(() => this.#dropIdle(Date.now()), idleMs / 10)
+      this.#subscriptions.set(id, { usedAt: performance.now(), waiting: undefined })
+    this.#timer = setInterval(() => this.#dropIdle(performance.now()), idleMs / 10)
     this.#timer.unref()
   }
 
@@ -66,12 +66,12 @@ export class CatalogueWatch {
   used(id: string): void {
     const known = this.#subscriptions.get(id)
     if (known !== undefined) {
-      known.usedAt = Date.now()
+      known.usedAt = performance.now()
       return
     }
     if (this.#subscriptions.size >= maxSubscriptions) this.#dropLeastUsed()
     const waiting = Promise.withResolvers<void>()
-    this.#subscriptions.set(id, { usedAt: Date.now(), waiting })
+    this.#subscriptions.set(id, { usedAt: performance.now(), waiting })
     this.#send({ type: 'subscribe', service: id })
   }
 

@@ -300,7 +300,9 @@ export class Lab {
   async startServer(replica = 'server'): Promise<void> {
     const own = this.replicas.find((r) => r.name === replica)
     if (own === undefined) throw labError(`Cannot start ${replica}: there is no such replica in this lab.`)
-    const peers = this.replicas.filter((r) => r !== own).map(({ name, port }) => `${name}=127.0.0.1:${port}`)
+    const peers = this.replicas
+      .filter((r) => r.name !== own.name)
+      .map(({ name, port }) => `${name}=127.0.0.1:${port}`)
     const options: Record<string, string> = {
       'state-dir': join(this.folder, 'server'),
       manifests: this.manifests,
