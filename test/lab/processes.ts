@@ -98,8 +98,11 @@ export async function startIn(folder: string, place: Place, daemon: Daemon): Pro
   const log = logIn(folder, daemon.part)
   const from = existsSync(log) ? readFileSync(log).length : 0
   const out = openSync(log, 'a')
-  const [program = '', ...args] = commandIn(place, daemon.argv, daemon.uid, daemon.disk)
-  const env = { PATH: process.env.PATH, ...daemon.env }
+  // For the program alone: what makes the place is root, and would leave things that the program may not open.
+  const { LD_PRELOAD: preload, ...own } = daemon.env ?? {}
+  const argv = preload === undefined ? daemon.argv : ['env', `LD_PRELOAD=${preload}`, ...daemon.argv]
+  const [program = '', ...args] = commandIn(place, argv, daemon.uid, daemon.disk)
+  const env = { PATH: process.env.PATH, ...own }
   const child = spawn(program, args, { stdio: ['ignore', out, out], detached: true, env })
   child.unref()
   let exit: number | null | undefined
