@@ -26,7 +26,9 @@ const idleMs = 5 * 60_000
  */
 const pingEveryMs = 4_000
 /** When a new stream has no answer after so long, its session is pinged, and must answer in as much; in ms. */
-const suspectMs = 1_500
+const suspectMs = 2_000
+/** Before a silent session is given up, what came while this process itself had no time is read for so long, in ms. */
+const lastChanceMs = 500
 /** Sessions without a stream that are kept over all peers. */
 const maxEmptySessions = 64
 /** How long dialling a peer may take in all, in ms: joining the relay, TLS and the first SETTINGS. */
@@ -40,6 +42,7 @@ interface Watched {
   idleSince: number
   /** A ping is not answered yet. */
   pinged: boolean
+  pingedAt: number
   /** How much had come when it was sent. */
   bytesRead: number
 }
@@ -225,7 +228,14 @@ export class SessionPool {
   #watch(session: ClientHttp2Session): void {
     const podUid = this.#peerOf(session)
     const since = performance.now()
-    this.#sessions.set(session, { streams: 0, since, idleSince: since, pinged: false, bytesRead: 0 })
+    this.#sessions.set(session, {
+      streams: 0,
+      since,
+      idleSince: since,
+      pinged: false,
+      pingedAt: 0,
+      bytesRead: 0,
+    })
     const peers = this.#byPod.get(podUid) ?? new Set()
     this.#byPod.set(podUid, peers.add(session))
     session.setLocalWindowSize(sessionWindow)
@@ -255,14 +265,16 @@ export class SessionPool {
   #checkAll(): void {
     for (const [session, watched] of this.#sessions) {
       if (watched.streams === 0 && performance.now() - watched.idleSince > idleMs) session.close()
-      else if (watched.pinged) this.#unlessHeard(session, watched, 'no answer to its ping')
-      else this.#ping(session, watched)
+      else if (!watched.pinged) this.#ping(session, watched)
+      else if (performance.now() - watched.pingedAt >= pingEveryMs / 2)
+        this.#unlessHeard(session, watched, 'no answer to its ping')
     }
   }
 
   #ping(session: ClientHttp2Session, watched: Watched): void {
     if (session.destroyed || session.closed) return
     watched.bytesRead = session.socket.bytesRead
+    watched.pingedAt = performance.now()
     watched.pinged = session.ping((error) => {
       if (error === null) watched.pinged = false
     })
@@ -273,7 +285,7 @@ export class SessionPool {
    * was starved, it is late itself and not the peer; and behind bulk an answer may be long on its way.
    */
   #unlessHeard(session: ClientHttp2Session, watched: Watched, why: string): void {
-    setImmediate(() => {
+    const judge = () => {
       if (!isLive(session) || !watched.pinged) return
       if (session.socket.bytesRead > watched.bytesRead) {
         watched.bytesRead = session.socket.bytesRead
@@ -281,7 +293,8 @@ export class SessionPool {
       }
       this.#log.info(`a session is dead: ${why}`)
       session.destroy(new EdgeMeshError('timeout', 'Cannot go on: the session to the peer is dead.'))
-    })
+    }
+    setTimeout(() => setImmediate(judge), lastChanceMs).unref()
   }
 
   /** A stream waits for its answer: is it the far app that is slow, or is nobody there any more? */
