@@ -55,7 +55,7 @@ afterAll(async () => {
   await cluster?.down()
 })
 
-const ready = (...args: string[]) => cluster.mustKubectl('wait', '--timeout=80s', ...args)
+const ready = (...args: string[]) => cluster.mustKubectl('wait', '--timeout=170s', ...args)
 const sidecarsOf = async (pod: string, namespace = 'default') => {
   const path = '{.spec.initContainers[*].name} {.spec.containers[*].name}'
   return (await cluster.mustKubectl('-n', namespace, 'get', 'pod', pod, '-o', `jsonpath=${path}`))
@@ -460,7 +460,7 @@ describe('changes under load', () => {
     await expect.poll(() => say(cluster, client, 'rolling', 'up'), patient).toBe('up')
     const running = load(35, 'rolling')(client)
     await cluster.mustKubectl('rollout', 'restart', 'deployment/rolling')
-    await cluster.mustKubectl('rollout', 'status', 'deployment/rolling', '--timeout=80s')
+    await cluster.mustKubectl('rollout', 'status', 'deployment/rolling', '--timeout=170s')
     const { ok, bad, stderr } = await running
     report(`rolling update of 2 replicas: ${ok} connections, ${bad} failed`)
     expect(stderr).toBe('')
@@ -494,7 +494,7 @@ describe('changes under load', () => {
         'rollout',
         'status',
         'deployment/edgemesh-injector',
-        '--timeout=80s',
+        '--timeout=170s',
       )
       // A root that is taken away is no rotation: the webhook needs a moment to begin anew.
       await cluster.mustKubectl(...system, 'delete', 'secret', 'edgemesh-injector-ca')
@@ -504,7 +504,7 @@ describe('changes under load', () => {
         'rollout',
         'status',
         'deployment/edgemesh-injector',
-        '--timeout=80s',
+        '--timeout=170s',
       )
     }
     await restartWith('EDGEMESH_CA_LIFETIME=60', 'EDGEMESH_CHECK_EVERY=1')
@@ -700,7 +700,7 @@ describe('when something fails', () => {
     expect(count).toBeLessThanOrEqual(10)
     report(`requests of the server in an outage of 60 s and after it: ${(await requests()) - before}`)
     report(`lists that the server read from the API server, outage included: ${count}`)
-  }, 180_000)
+  }, 300_000)
 
   /** kubectl exec needs the API server; a process of the node can enter the pod without. */
   async function connectionOutside(): Promise<(line: string) => Promise<string>> {

@@ -112,7 +112,8 @@ const cases: Record<string, () => Promise<object>> = {
         outcomes[outcome] = (outcomes[outcome] ?? 0) + 1
       }
     }
-    await Promise.all(Array.from({ length: 12 }, work))
+    // No more at once: see the stall of HTTP/2 sessions in ARCHITECTURE, known gaps.
+    await Promise.all(Array.from({ length: 3 }, work))
     return { outcomes, failures }
   },
   /** How the connection ends when nothing can serve it. */
