@@ -32,7 +32,7 @@ export interface ClusterOptions {
   keep?: boolean
 }
 
-const kubectlDeadlineMs = 90_000
+const kubectlDeadlineMs = 200_000
 
 /** A running Kubernetes of two nodes, `cloud` and, behind a NAT, `edge`. */
 export class Cluster {
