@@ -28,15 +28,54 @@ export class AccessLog {
   readonly #log: Logger
   readonly #metrics: SidecarMetrics
   #open = 0
+  /** Open connections that are carried without an entry. */
+  #openElsewhere = () => 0
 
   constructor(log: Logger, metrics: SidecarMetrics) {
     this.#log = log
     this.#metrics = metrics
-    metrics.gauge('connections_open', 'Connections open now.', () => this.#open)
+    metrics.gauge('connections_open', 'Connections open now.', () => this.openConnections)
   }
 
   get openConnections(): number {
-    return this.#open
+    return this.#open + this.#openElsewhere()
+  }
+
+  countAlso(open: () => number): void {
+    this.#openElsewhere = open
+  }
+
+  /** A connection that was carried elsewhere, once it is over; its metrics are `count`ed with others like it. */
+  record(
+    opened: Opened,
+    chosen: Chosen & { route: string },
+    { sent = 0, received = 0, ...closed }: Closed,
+    { connectMs, durationMs }: { connectMs: number | undefined; durationMs: number },
+  ): void {
+    const bytes = { bytesSent: sent, bytesReceived: received, durationMs: round(durationMs) }
+    const { closeReason, error } = closed
+    const line = {
+      ...opened,
+      ...chosen,
+      ...bytes,
+      connectMs: connectMs && round(connectMs),
+      closeReason,
+      error,
+    }
+    this.#log.info(line, 'connection')
+    if (connectMs !== undefined)
+      this.#metrics.connectSeconds.observe({ route: chosen.route }, connectMs / 1_000)
+  }
+
+  count(
+    direction: Opened['direction'],
+    route: string,
+    outcome: string,
+    total: { connections: number; sent: number; received: number },
+  ): void {
+    this.#metrics.connections.inc({ direction, route, outcome }, total.connections)
+    this.#metrics.bytes.inc({ direction, way: 'sent' }, total.sent)
+    this.#metrics.bytes.inc({ direction, way: 'received' }, total.received)
   }
 
   open(opened: Opened): Entry {

@@ -42,5 +42,10 @@ export class SidecarMetrics extends Metrics {
     'side',
     'outcome',
   ])
+  readonly express = this.counter(
+    'express_connections_total',
+    'Captured connections that the worker carried by itself, or gave to the main thread.',
+    ['outcome'],
+  )
   readonly relayJoins = this.counter('relay_joins_total', 'Relay joins of this pod.', ['side', 'outcome'])
 }

@@ -16,7 +16,8 @@ import { Identity } from './control/identity.ts'
 import { ServerContact } from './control/server-contact.ts'
 import { parseResolvConf } from './dns/resolv-conf.ts'
 import { listenResolver } from './dns/resolver.ts'
-import { listenInterceptor } from './interception/interceptor.ts'
+import { Express } from './express/express.ts'
+import { Interceptor } from './interception/interceptor.ts'
 import { Reclaimer } from './interception/reclaimer.ts'
 import { FastPath } from './routing/fast-path.ts'
 import { Outbound } from './routing/outbound.ts'
@@ -56,6 +57,7 @@ class Parts {
   readonly memory = new PeerMemory()
   readonly pump: Pump
   readonly pools: Record<TunnelRoute, SessionPool>
+  readonly express: Express
   /** Cuts what is open; after the drain, not at the first word of stopping. */
   readonly aborter = new AbortController()
   inbound: Inbound | undefined
@@ -102,6 +104,21 @@ class Parts {
     this.pump = new Pump(log)
     this.metrics.gauge('pump_connections', 'Connections in the pump.', () => this.pump.use.connections)
     this.metrics.gauge('pump_descriptors', 'File descriptors of the pump.', () => this.pump.use.descriptors)
+    this.express = new Express({
+      pump: this.pump,
+      mode: config.fastPath,
+      view: {
+        self: selfOf(config),
+        byAddress: (address) => this.catalogue.byAddress(address),
+        endpointsOf: (id) => this.catalogue.endpointsOf(id),
+      },
+      accessLog: this.accessLog,
+      used: (id) => this.watch.used(id),
+      metrics: this.metrics,
+      log,
+    })
+    this.catalogue.onChange = (id) => this.express.onChange(id)
+    this.metrics.gauge('express_connections', 'Connections on the express path.', () => this.express.open)
     const showIdentity = () => {
       const { key, cert, ca } = identity.tlsOptions()
       this.pump.setIdentity({ key: String(key), chain: String(cert), trustBundle: String(ca) })
@@ -158,6 +175,7 @@ export async function startSidecar(config: SidecarConfig, lifecycle: Lifecycle, 
   lifecycle.add('catalogue store', () => parts.store.close())
   lifecycle.add('catalogue watch', () => parts.watch.close())
   lifecycle.add('pump', () => parts.pump.close())
+  lifecycle.add('express path', () => parts.express.close())
   lifecycle.add('sessions', () => {
     parts.aborter.abort(new EdgeMeshError('stopping', 'Cannot go on: the sidecar is stopping.'))
     for (const route of tunnelRoutes) parts.pools[route].close()
@@ -181,9 +199,9 @@ async function startInterception(
   loopbacks: readonly Loopback[],
   lifecycle: Lifecycle,
 ): Promise<void> {
-  const { config, catalogue, watch, accessLog, pools, relay, puncher, memory, metrics, log } = parts
+  const { config, catalogue, watch, accessLog, express, pools, relay, puncher, memory, metrics, log } = parts
   const { signal } = parts.aborter
-  const self = { podUid: config.podUid, podIPs: config.podIPs, node: config.node, zone: config.zone }
+  const self = selfOf(config)
   const router = new Router({ self, pools, relay, puncher, memory, signal, metrics, log })
   const outbound = new Outbound({
     self,
@@ -199,15 +217,25 @@ async function startInterception(
     ),
     router,
     accessLog,
+    onRouted: (destination, key) => express.learn(destination, key),
     signal,
   })
-  const interceptor = await listenInterceptor({
+  const interceptor = new Interceptor({
     addresses: loopbacks,
     port: ports.interceptor,
     onConnection: (socket, destination) => void outbound.carry(socket, destination),
     log,
   })
-  lifecycle.add('interceptor', () => interceptor.close())
+  await interceptor.listen()
+  express.attach(interceptor)
+  lifecycle.add('interceptor', async () => {
+    await express.unlisten()
+    interceptor.close()
+  })
+}
+
+function selfOf({ podUid, podIPs, node, zone }: SidecarConfig) {
+  return { podUid, podIPs, node, zone }
 }
 
 async function startDns(parts: Parts, loopbacks: readonly Loopback[], lifecycle: Lifecycle): Promise<void> {

@@ -9,6 +9,7 @@ const programs = {
   sidecar: 'sidecar/main.ts',
   'probe-child': 'sidecar/interception/probe-child.ts',
   'pump-worker': 'sidecar/shared/pump/worker.ts',
+  'express-worker': 'sidecar/express/worker.ts',
   server: 'server/main.ts',
   injector: 'injector/main.ts',
   cli: 'injector/cli/main.ts',

@@ -1,13 +1,15 @@
-import { createServer, type Server, type Socket } from 'node:net'
+import { createServer, type ListenOptions, type Server, type Socket } from 'node:net'
 import { descriptorOf } from '#shared/descriptor.ts'
 import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import type { Logger } from '#shared/log.ts'
+import { close, dup, setListening } from '#shared/pump/libc.ts'
 import { resetStream } from '#shared/reset.ts'
 import type { Destination } from '../services/destination.ts'
 import { originalDestination } from './original-destination.ts'
 
 /** Captured connections open at once; the kernel refuses more. Each costs two file descriptors at most. */
-const maxConnections = 8_000
+export const maxConnections = 8_000
+const backlog = 4_096
 
 export interface InterceptorOptions {
   /** Loopback only: nothing outside the pod can reach the interceptor. */
@@ -18,44 +20,76 @@ export interface InterceptorOptions {
   log: Logger
 }
 
-export interface Interceptor {
-  /** Resolves once no more connections are accepted; those that are open go on. */
-  close(): Promise<void>
-}
-
 /** Accepts what the rules redirect, and recovers from the kernel where each connection was meant to go. */
-export async function listenInterceptor(options: InterceptorOptions): Promise<Interceptor> {
-  const servers = await Promise.all(options.addresses.map((address) => listenOn(address, options)))
-  return {
-    async close() {
-      for (const server of servers) server.close()
-    },
+export class Interceptor {
+  readonly #options: InterceptorOptions
+  /** Duplicates of what listens, so that who accepts can change while the kernel goes on queueing. */
+  readonly #listeners: { fd: number; family: 4 | 6 }[] = []
+  #servers: Server[] = []
+  #closed = false
+
+  constructor(options: InterceptorOptions) {
+    this.#options = options
   }
-}
 
-async function listenOn(address: string, options: InterceptorOptions): Promise<Server> {
-  const { port, log } = options
-  const server = createServer({ allowHalfOpen: true, pauseOnConnect: true, noDelay: true, keepAlive: true })
-  server.maxConnections = maxConnections
-  server.on('connection', (socket) => accept(socket, options))
-  const { promise, resolve, reject } = Promise.withResolvers<void>()
-  server.once('error', (error) =>
-    reject(
-      new EdgeMeshError('bad-config', `Cannot listen on ${address} port ${port}: ${error.message}.`, error),
-    ),
-  )
-  server.listen({ host: address, port, backlog: 4_096 }, resolve)
-  await promise
-  server.on('error', (error) => log.error({ error: sentenceOf(error) }, 'the interceptor cannot accept'))
-  return server
-}
+  async listen(): Promise<void> {
+    const { addresses, port } = this.#options
+    for (const host of addresses) {
+      const server = await this.#serve({ host, port, backlog })
+      const fd = dup((server as Server & { _handle: { fd: number } })._handle.fd)
+      if (fd >= 0) this.#listeners.push({ fd, family: host === '::1' ? 6 : 4 })
+    }
+  }
 
-function accept(socket: Socket, { onConnection, log }: InterceptorOptions): void {
-  socket.on('error', () => undefined) // seen by whoever splices it; before that, its close is enough
-  try {
-    onConnection(socket, originalDestination(descriptorOf(socket), socket.remoteFamily === 'IPv6' ? 6 : 4))
-  } catch (error) {
-    log.warn({ error: sentenceOf(error) }, 'refused a connection whose destination is not known')
-    resetStream(socket)
+  /** Accepts no more itself: whoever is given these listening sockets does. They stay ours. */
+  handOver(): readonly { fd: number; family: 4 | 6 }[] {
+    if (this.#closed || this.#listeners.length < this.#options.addresses.length) return []
+    for (const { fd } of this.#listeners) setListening(fd)
+    for (const server of this.#servers.splice(0)) server.close()
+    return this.#listeners
+  }
+
+  /** Accepts again after `handOver`. */
+  async takeBack(): Promise<void> {
+    if (this.#closed || this.#servers.length > 0) return
+    for (const { fd } of this.#listeners) await this.#serve({ fd: dup(fd) })
+  }
+
+  /** A connection that was accepted; its socket is paused and nothing has been read. */
+  accept(socket: Socket): void {
+    const { onConnection, log } = this.#options
+    socket.on('error', () => undefined) // seen by whoever splices it; before that, its close is enough
+    try {
+      onConnection(socket, originalDestination(descriptorOf(socket), socket.remoteFamily === 'IPv6' ? 6 : 4))
+    } catch (error) {
+      log.warn({ error: sentenceOf(error) }, 'refused a connection whose destination is not known')
+      resetStream(socket)
+    }
+  }
+
+  /** No more connections are accepted; those that are open go on. */
+  close(): void {
+    this.#closed = true
+    for (const server of this.#servers.splice(0)) server.close()
+    for (const { fd } of this.#listeners.splice(0)) close(fd)
+  }
+
+  async #serve(where: ListenOptions & { fd?: number }): Promise<Server> {
+    const { log } = this.#options
+    const server = createServer({ allowHalfOpen: true, pauseOnConnect: true, noDelay: true, keepAlive: true })
+    server.maxConnections = maxConnections
+    server.on('connection', (socket) => this.accept(socket))
+    const { promise, resolve, reject } = Promise.withResolvers<void>()
+    const { host, port } = where
+    server.once('error', (error) =>
+      reject(
+        new EdgeMeshError('bad-config', `Cannot listen on ${host} port ${port}: ${error.message}.`, error),
+      ),
+    )
+    server.listen(where, resolve)
+    await promise
+    server.on('error', (error) => log.error({ error: sentenceOf(error) }, 'the interceptor cannot accept'))
+    this.#servers.push(server)
+    return server
   }
 }

@@ -30,12 +30,15 @@ export interface OutboundOptions {
   accessLog: AccessLog
   metrics: SidecarMetrics
   fastPath: FastPath
+  /** Told of each destination that was connected to, with the endpoint's key where it is one of a service. */
+  onRouted: (destination: Destination, key: string | undefined) => void
   signal: AbortSignal
 }
 
 interface Carried {
   stream: Duplex
   bulk?: BulkStream
+  key?: string
   release: () => void
 }
 
@@ -70,8 +73,9 @@ export class Outbound {
     try {
       if (signal.aborted) onStop()
       const dialled = this.#connect(socket, destination, entry, gone.signal).finally(settle)
-      const { stream, bulk, release } = await dialled
+      const { stream, bulk, key, release } = await dialled
       entry.connected()
+      this.#options.onRouted(destination, key)
       const options = { signal, ...this.#options.fastPath.optionsFor(bulk) }
       const result = await spliceSockets(socket, stream, options).finally(release)
       entry.close({ sent: result.aToB, received: result.bToA, closeReason: reasonOf(result) })
@@ -145,7 +149,7 @@ export class Outbound {
     const { route, ...connected } = value
     entry.chose({ ...shown(choice), route })
     balancer.stick({ service, client }, choice.key)
-    return { ...connected, release: () => balancer.closed(id, choice.key) }
+    return { ...connected, key: choice.key, release: () => balancer.closed(id, choice.key) }
   }
 }
 

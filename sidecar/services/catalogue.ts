@@ -24,6 +24,8 @@ export class Catalogue {
   #epoch: string | undefined
   #indexVersion = 0
   #version = 0
+  /** Told of each change: of the endpoints of one service, or of anything (undefined). */
+  onChange: (id: string | undefined) => void = () => undefined
 
   static restore(snapshot: Snapshot): Catalogue {
     const catalogue = new Catalogue()
@@ -99,11 +101,13 @@ export class Catalogue {
     this.#epoch = message.epoch
     this.#indexVersion = message.version
     this.#version++
+    this.onChange(undefined)
     return 'applied'
   }
 
   applyEndpoints(id: string, endpoints: readonly Endpoint[]): void {
     this.#endpoints.set(id, endpoints)
+    this.onChange(id)
   }
 
   applySelf(ports: readonly number[]): void {
@@ -113,6 +117,7 @@ export class Catalogue {
   /** The endpoints of a service are not followed any more. */
   forget(id: string): void {
     this.#endpoints.delete(id)
+    this.onChange(id)
   }
 
   #replaceAll(services: readonly ServiceEntry[]): void {

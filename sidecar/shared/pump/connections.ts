@@ -1,15 +1,15 @@
-import { DecryptLane, EncryptLane, type Ending, type PipePool, Port, SpliceLane, type Turn } from './lanes.ts'
+import { Joint } from './joint.ts'
+import { DecryptLane, EncryptLane, type Ending, type PipePool, Port, type Turn } from './lanes.ts'
+import type { Task } from './loop.ts'
 import { nameBytes, type Report } from './messages.ts'
 import { BROKEN, ENDED, type TlsConnection, WANTS_READ, WANTS_WRITE } from './openssl.ts'
 
 type Finished = Extract<Report, { type: 'finished' }>
 
-/** What the loop needs of a connection that it carries. */
-export interface Connection {
+/** A connection that was given to the pump. */
+export interface Connection extends Task {
   readonly id: number
   readonly ports: readonly Port[]
-  /** `more` when there is something to do without waiting; `finished` when it is over. */
-  turn(): 'waiting' | 'more' | 'finished'
   outcome(): Finished
   /** Frees what is not a descriptor. */
   close(): void
@@ -19,8 +19,7 @@ export interface Connection {
 export class JoinedSockets implements Connection {
   readonly id: number
   readonly ports: readonly Port[]
-  readonly #lanes: { lane: SpliceLane; from: 'a' | 'b'; turn: Turn }[]
-  #broke: 'a' | 'b' | undefined
+  readonly #joint: Joint
 
   constructor(
     order: { id: number; a: number; b: number; aEnded: boolean; bEnded: boolean },
@@ -29,34 +28,20 @@ export class JoinedSockets implements Connection {
     const [a, b] = [new Port(order.a, { sent: order.bEnded }), new Port(order.b, { sent: order.aEnded })]
     this.id = order.id
     this.ports = [a, b]
-    this.#lanes = [
-      { lane: new SpliceLane(a, b, pipes, order.aEnded), from: 'a', turn: 'more' },
-      { lane: new SpliceLane(b, a, pipes, order.bEnded), from: 'b', turn: 'more' },
-    ]
+    this.#joint = new Joint(a, b, pipes, order)
   }
 
   turn(): 'waiting' | 'more' | 'finished' {
-    for (const each of this.#lanes) {
-      if (each.turn === 'done') continue
-      each.turn = each.lane.turn()
-      if (each.turn === 'source-broke') this.#broke = each.from
-      if (each.turn === 'target-broke') this.#broke = each.from === 'a' ? 'b' : 'a'
-    }
-    // With its reading direction over, only epoll tells that a side broke.
-    for (const [i, side] of (['a', 'b'] as const).entries())
-      if (this.ports[i]?.failed && this.#lanes[i]?.turn === 'done') this.#broke ??= side
-    if (this.#broke !== undefined || this.#lanes.every((l) => l.turn === 'done')) return 'finished'
-    return this.#lanes.some((l) => l.turn === 'more') ? 'more' : 'waiting'
+    return this.#joint.turn()
   }
 
   outcome(): Finished {
-    const [aToB = 0, bToA = 0] = this.#lanes.map((l) => l.lane.bytes)
-    const broke = this.#broke === undefined ? {} : { broke: this.#broke }
-    return { type: 'finished', id: this.id, aToB, bToA, ...broke }
+    const { aToB, bToA, broke } = this.#joint
+    return { type: 'finished', id: this.id, aToB, bToA, ...(broke === undefined ? {} : { broke }) }
   }
 
   close(): void {
-    for (const { lane } of this.#lanes) lane.close()
+    this.#joint.close()
   }
 }
 

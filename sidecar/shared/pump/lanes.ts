@@ -5,6 +5,7 @@ import {
   EPOLLHUP,
   EPOLLIN,
   EPOLLOUT,
+  EPOLLPRI,
   EPOLLRDHUP,
   errno,
   makePipe,
@@ -34,7 +35,7 @@ export class Port {
   readonly ending: Ending
   readable = true
   writable = true
-  /** The peer has ended, or the connection broke: a short read no longer means that nothing is left. */
+  /** The peer has ended or sent urgent data, or the connection broke: a short read may have left something. */
   hungUp = false
   failed = false
 
@@ -44,7 +45,7 @@ export class Port {
   }
 
   on(events: number): void {
-    if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) this.hungUp = true
+    if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI)) this.hungUp = true
     if (events & EPOLLERR) this.failed = true
     if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) this.readable = true
     if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) this.writable = true
@@ -144,7 +145,12 @@ class Held {
   }
 }
 
-/** A socket to a socket: inside the kernel while there is a pipe to be had, else by copying. */
+/** So many full reads in a row are bulk, and so many small ones are none any more. */
+const bulkReads = 4
+const smallReads = 64
+const smallBytes = 4 * 1024
+
+/** A socket to a socket: inside the kernel while there is bulk and a pipe to be had, else by copying. */
 export class SpliceLane implements Lane {
   bytes = 0
   readonly #from: Port
@@ -155,13 +161,17 @@ export class SpliceLane implements Lane {
   #inPipe = 0
   #ended: boolean
   #ask = pipeBytes
+  #copies: boolean
+  /** Reads in a row that were full while it copies, or small while it splices. */
+  #odd = 0
 
   /** `ended`: the source is at its end, and nothing but that is left to be passed on. */
-  constructor(from: Port, to: Port, pipes: PipePool, ended: boolean) {
+  constructor(from: Port, to: Port, pipes: PipePool, ended: boolean, copies = false) {
     this.#from = from
     this.#to = to
     this.#pipes = pipes
     this.#ended = ended
+    this.#copies = copies
   }
 
   turn(): Turn {
@@ -221,12 +231,15 @@ export class SpliceLane implements Lane {
   #take(): Turn | undefined {
     const { fd } = this.#from
     if (!this.#from.readable || !this.#to.writable) return 'waiting'
+    if (this.#copies) return this.#copy()
     const pipe = this.#pipes.take()
     if (pipe !== undefined) {
       const count = splice(fd, pipe.write, this.#ask)
       if (count > 0) {
         this.#pipe = pipe
         this.#inPipe = count
+        this.#odd = count < smallBytes ? this.#odd + 1 : 0
+        if (this.#odd >= smallReads) this.#change(true)
         return undefined
       }
       this.#pipes.give(pipe)
@@ -238,6 +251,25 @@ export class SpliceLane implements Lane {
     if (count <= 0) return this.#missed(count)
     this.#held.keep(scratch.subarray(0, count))
     return undefined
+  }
+
+  /** What is small costs least this way: one call to read it, one to write it. */
+  #copy(): Turn | undefined {
+    const [from, to] = [this.#from, this.#to]
+    const count = recv(from.fd, scratch, scratchBytes, recvFlags)
+    if (count <= 0) return this.#missed(count)
+    if (count < scratchBytes && !from.hungUp) from.readable = false
+    this.#odd = count === scratchBytes ? this.#odd + 1 : 0
+    if (this.#odd >= bulkReads) this.#change(false)
+    const sent = Math.max(0, send(to.fd, scratch, count, sendFlags)) // a failure is met again by the rest
+    this.bytes += sent
+    if (sent < count) this.#held.keep(scratch.subarray(sent, count))
+    return undefined
+  }
+
+  #change(copies: boolean): void {
+    this.#copies = copies
+    this.#odd = 0
   }
 
   #missed(count: number): Turn | undefined {

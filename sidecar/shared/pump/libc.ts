@@ -19,6 +19,22 @@ export const send = libc.func('int64_t send(int fd, const uint8_t *buffer, size_
   length: number,
   flags: number,
 ) => number
+const accept4 = libc.func('int accept4(int fd, void *address, void *length, int flags)') as (
+  fd: number,
+  address: null,
+  length: null,
+  flags: number,
+) => number
+const socket = libc.func('int socket(int domain, int type, int protocol)') as (
+  domain: number,
+  type: number,
+  protocol: number,
+) => number
+const connectRaw = libc.func('int connect(int fd, const uint8_t *address, uint32_t length)') as (
+  fd: number,
+  address: Uint8Array,
+  length: number,
+) => number
 const spliceRaw = libc.func(
   'int64_t splice(int from, int64_t *fromOffset, int to, int64_t *toOffset, size_t length, unsigned int flags)',
 ) as (from: number, fromOffset: null, to: number, toOffset: null, length: number, flags: number) => number
@@ -64,7 +80,11 @@ const epollWait = libc.func('int epoll_wait(int epoll, _Out_ uint8_t *events, in
 ) => number
 
 export const errno: () => number = koffi.errno
-export const { EAGAIN, EINTR } = koffi.os.errno as { EAGAIN: number; EINTR: number }
+const { EINPROGRESS, ...errors } = koffi.os.errno as Record<
+  'EAGAIN' | 'EINTR' | 'EINPROGRESS' | 'ECONNRESET' | 'EMFILE' | 'ENFILE',
+  number
+>
+export const { EAGAIN, EINTR, ECONNRESET, EMFILE, ENFILE } = errors
 export const SHUT_WR = 1
 
 const O_NONBLOCK = 0o4000
@@ -86,6 +106,56 @@ const TCP_KEEPINTVL = 5
 const TCP_KEEPCNT = 6
 const TCP_INFO = 11
 const TCP_USER_TIMEOUT = 18
+
+const SOCK_STREAM = 1
+const SO_ERROR = 4
+const SOCK_FLAGS = O_NONBLOCK | O_CLOEXEC
+
+/** Accepts a connection, non-blocking; -1 when there is none. */
+export function accept(listeningFd: number): number {
+  return accept4(listeningFd, null, null, SOCK_FLAGS)
+}
+
+const one = Buffer.alloc(4)
+one.writeInt32LE(1)
+
+/** Connections that are accepted from now on inherit what a proxy's need. */
+export function setListening(fd: number): void {
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, one, one.length)
+  setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, one, one.length)
+}
+
+/** A connection under way to a sockaddr_in or sockaddr_in6; -1 when it fails at once. */
+export function connectTo(address: Uint8Array): number {
+  const fd = socket(address[0] ?? 0, SOCK_STREAM | SOCK_FLAGS, 0)
+  if (fd < 0) return -1
+  setListening(fd)
+  if (connectRaw(fd, address, address.length) === 0 || errno() === EINPROGRESS) return fd
+  close(fd)
+  return -1
+}
+
+/** Level and option of SO_ORIGINAL_DST by family; linux/netfilter_ipv4.h and linux/netfilter_ipv6/ip6_tables.h. */
+const originalDestinationOf = { 4: { level: 0, size: 16 }, 6: { level: 41, size: 28 } } as const
+const SO_ORIGINAL_DST = 80
+const optionLength = new Uint32Array(1)
+
+/** Writes the address that a redirected connection was meant for; its size, or -1. */
+export function originalAddress(fd: number, family: 4 | 6, into: Buffer): number {
+  const { level, size } = originalDestinationOf[family]
+  optionLength[0] = size
+  return getsockopt(fd, level, SO_ORIGINAL_DST, into, optionLength) === 0 ? size : -1
+}
+
+/** Why a connection could not be made; reading it takes it away. */
+export function socketError(fd: number): number {
+  optionLength[0] = 4
+  return getsockopt(fd, SOL_SOCKET, SO_ERROR, optionValue, optionLength) === 0
+    ? optionValue.readInt32LE()
+    : -1
+}
+
+const optionValue = Buffer.alloc(4)
 
 export const sendFlags = MSG_NOSIGNAL | MSG_DONTWAIT
 export const recvFlags = MSG_DONTWAIT
@@ -161,6 +231,7 @@ export function drainWakes(fd: number): void {
 }
 
 export const EPOLLIN = 0x1
+export const EPOLLPRI = 0x2
 export const EPOLLOUT = 0x4
 export const EPOLLERR = 0x8
 export const EPOLLHUP = 0x10
@@ -189,7 +260,7 @@ export class Epoll {
 
   /** False when the kernel refuses. */
   add(fd: number): boolean {
-    this.#event.writeUInt32LE((EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET) >>> 0, 0)
+    this.#event.writeUInt32LE((EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET) >>> 0, 0)
     this.#event.writeInt32LE(fd, dataOffset)
     return epollCtl(this.#fd, EPOLL_CTL_ADD, fd, this.#event) === 0
   }

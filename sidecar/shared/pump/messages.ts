@@ -17,10 +17,13 @@ export type Order =
   /** From TLS into this socket; undefined waits for the end only. */
   | { type: 'drain'; id: number; fd: number | undefined }
   | { type: 'abort'; id: number }
+  /** For the guest of this worker, in its own words. */
+  | { type: 'guest'; order: unknown }
 
 export type Report =
   /** All that the worker needs is there. */
   | { type: 'ready' }
+  | { type: 'guest'; report: unknown }
   /** A pipe that now exists; kept until the process ends. */
   | { type: 'pipe'; read: number; write: number }
   /** Server: a client that shows this certificate (DER) asks for `name`. Client: the server agrees. */
@@ -42,6 +45,8 @@ export interface WorkerData {
   epollFd: number
   wakeFd: number
   maxPipes: number
+  /** Whatever the guest has put there. */
+  guest?: unknown
 }
 
 /** Length of a name, in bytes. */

@@ -37,6 +37,16 @@ export interface SideEvents {
   onAgreed: () => void
 }
 
+/** Another user of the worker, which runs a program of the guest's own then. */
+export interface Guest {
+  readonly worker: URL
+  /** What its program finds in the worker's data, made anew for each worker. */
+  data(): unknown
+  onReport(report: unknown): void
+  /** The worker is gone; what it had made is the guest's to clean up. */
+  onExit(): void
+}
+
 interface Job {
   fds: number[]
   /** To be closed with a reset, whatever the worker says. */
@@ -75,6 +85,7 @@ export class Pump {
   #lastId = 0
   #notBefore = 0
   #closed = false
+  #guest: Guest | undefined
 
   /** Beyond `maxConnections` they stay in JavaScript; each has up to five descriptors. */
   constructor(log: Logger, maxConnections = 512) {
@@ -91,6 +102,16 @@ export class Pump {
     if (!this.available) return false
     this.#start()
     return (await this.#running?.started.promise) ?? false
+  }
+
+  /** Before the first use. */
+  host(guest: Guest): void {
+    this.#guest = guest
+  }
+
+  /** An order to the guest's program. */
+  tell(order: unknown): void {
+    this.#order({ type: 'guest', order })
   }
 
   get use(): PumpUse {
@@ -200,10 +221,10 @@ export class Pump {
     try {
       if (epollFd < 0 || wakeFd < 0)
         throw new EdgeMeshError('kernel-unfit', 'Cannot make an epoll set and an eventfd.')
-      const data: WorkerData = { epollFd, wakeFd, maxPipes }
+      const data: WorkerData = { epollFd, wakeFd, maxPipes, guest: this.#guest?.data() }
       const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js'
       const file = extension === 'ts' ? './worker.ts' : './pump-worker.js'
-      const worker = new Worker(new URL(file, import.meta.url), {
+      const worker = new Worker(this.#guest?.worker ?? new URL(file, import.meta.url), {
         workerData: data,
         resourceLimits: { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 64, stackSizeMb: 1 },
       })
@@ -235,6 +256,10 @@ export class Pump {
         this.#running.ready = true
         this.#running.started.resolve(true)
       }
+      return
+    }
+    if (report.type === 'guest') {
+      this.#guest?.onReport(report.report)
       return
     }
     const job = this.#jobs.get(report.id)
@@ -270,5 +295,6 @@ export class Pump {
     this.#running = undefined
     for (const [id, job] of this.#jobs) this.#end(id, job, { aToB: 0, bToA: 0, broke: 'b', error })
     for (const fd of [wakeFd, epollFd, ...pipes]) if (fd >= 0) close(fd)
+    this.#guest?.onExit()
   }
 }

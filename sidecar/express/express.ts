@@ -1,0 +1,262 @@
+import { Socket } from 'node:net'
+import type { Logger } from '#shared/log.ts'
+import { close, closeWithReset } from '#shared/pump/libc.ts'
+import type { FastPathMode } from '#shared/pump/mode.ts'
+import type { Guest, Pump } from '#shared/pump/pump.ts'
+import { resetStream } from '#shared/reset.ts'
+import type { AccessLog } from '../access-log.ts'
+import { type Interceptor, maxConnections } from '../interception/interceptor.ts'
+import type { Destination } from '../services/destination.ts'
+import type { SidecarMetrics } from '../sidecar-metrics.ts'
+import { authorityOf } from '../tunnel/connect.ts'
+import { flowKeyOf, socketAddress } from './address.ts'
+import { type FlowView, flowOf } from './flows.ts'
+import { Ledger } from './ledger.ts'
+import {
+  type ExpressData,
+  type ExpressOrder,
+  type ExpressReport,
+  endings,
+  type Flow,
+  figuresEach,
+  type Punt,
+} from './messages.ts'
+
+/** Destinations known; the least recently used go first. */
+const maxFlows = 1_000
+/** A flow that failed is the main thread's for so long, in ms; longer each time. */
+const minRestMs = 2_000
+const maxRestMs = 60_000
+
+export interface ExpressOptions {
+  pump: Pump
+  mode: FastPathMode
+  view: FlowView
+  accessLog: AccessLog
+  /** A service's endpoints are still wanted. */
+  used: (service: string) => void
+  metrics: SidecarMetrics
+  log: Logger
+}
+
+interface Known {
+  key: string
+  destination: Destination
+  service: string | undefined
+  /** Undefined where connections stay with the main thread. */
+  flow: Flow | undefined
+  /** The endpoint that had the last turn when the flow was made. */
+  after: string | undefined
+}
+
+/** Connections of one batch that are alike. */
+interface Total {
+  route: string
+  outcome: string
+  connections: number
+  sent: number
+  received: number
+}
+
+/**
+ * The express path: once it runs, the pump's worker accepts what is captured, and carries by itself what needs no
+ * decision any more. Everything else it gives to the main thread untouched, which is how each destination begins: after
+ * its first connection the worker is told the flow, and told again of each change.
+ */
+export class Express implements Guest {
+  readonly worker = new URL(
+    import.meta.url.endsWith('.ts') ? './worker.ts' : './express-worker.js',
+    import.meta.url,
+  )
+  readonly #options: ExpressOptions
+  readonly #known = new Map<string, Known>()
+  readonly #resting = new Map<string, { untilMs: number; forMs: number }>()
+  readonly #waiting: (() => void)[] = []
+  #ledger = new Ledger()
+  #interceptor: Interceptor | undefined
+  #accepts = false
+  #closed = false
+
+  constructor(options: ExpressOptions) {
+    this.#options = options
+    options.accessLog.countAlso(() => this.open)
+    if (options.mode !== 'never') options.pump.host(this)
+  }
+
+  /** Connections that the worker carries. */
+  get open(): number {
+    return this.#ledger.open
+  }
+
+  /** Takes over accepting once there is something to accept: the worker costs memory. */
+  attach(interceptor: Interceptor): void {
+    this.#interceptor = interceptor
+  }
+
+  /** A destination was connected to: the next connections to it may go by themselves. */
+  learn(destination: Destination, after: string | undefined): void {
+    if (this.#closed || this.#options.mode === 'never') return
+    const name = authorityOf(destination.address, destination.port)
+    const known = this.#known.get(name) ?? this.#add(name, destination, after)
+    if (known?.flow !== undefined && !this.#accepts) void this.#begin()
+  }
+
+  /** The catalogue has changed: all of it, or the endpoints of one service. */
+  onChange(service: string | undefined): void {
+    for (const [name, known] of this.#known) {
+      if (service !== undefined && known.service !== service) continue
+      const { flow, service: now } = flowOf(known.destination, this.#options.view)
+      if (flow === undefined || known.flow === undefined || now !== known.service) this.#unlearn(name)
+      else if (JSON.stringify(flow) !== JSON.stringify(known.flow)) {
+        known.flow = flow
+        this.#install(known)
+      }
+    }
+  }
+
+  /** Resolves once the worker accepts no more. */
+  unlisten(): Promise<void> {
+    return this.#ask({ type: 'unlisten' })
+  }
+
+  /** Resets what the worker has, and resolves once that is recorded. */
+  async close(): Promise<void> {
+    this.#closed = true
+    await this.#ask({ type: 'abort' })
+  }
+
+  data(): ExpressData {
+    this.#ledger = new Ledger()
+    return { ledger: this.#ledger.memory, mode: this.#options.mode, maxConnections }
+  }
+
+  onReport(told: unknown): void {
+    const report = told as ExpressReport
+    if (report.type === 'punts') for (const punt of report.punts) this.#onPunt(punt)
+    else if (report.type === 'closed') this.#onClosed(report)
+    else this.#waiting.shift()?.()
+  }
+
+  onExit(): void {
+    const left = this.#ledger.owned()
+    for (const fd of left) closeWithReset(fd)
+    if (this.open > 0) this.#options.log.error({ connections: this.open }, 'connections died with the pump')
+    this.#ledger = new Ledger()
+    this.#accepts = false
+    for (const resolve of this.#waiting.splice(0)) resolve()
+    if (!this.#closed) void this.#interceptor?.takeBack()
+  }
+
+  /** Hands accepting over to the worker, with all that is known. */
+  async #begin(): Promise<void> {
+    if (!this.#options.pump.available || !(await this.#options.pump.ready())) return
+    const listeners = this.#closed || this.#accepts ? [] : (this.#interceptor?.handOver() ?? [])
+    if (listeners.length === 0) return
+    this.#accepts = true
+    for (const known of this.#known.values()) this.#install(known)
+    this.#tell({ type: 'listen', listeners })
+  }
+
+  #add(name: string, destination: Destination, after: string | undefined): Known | undefined {
+    const address = socketAddress(destination)
+    const key = address === undefined ? undefined : flowKeyOf(address, address.length === 16 ? 4 : 6)
+    if (key === undefined || (this.#resting.get(key)?.untilMs ?? 0) > performance.now()) return undefined
+    const { service, flow } = flowOf(destination, this.#options.view)
+    const known = { key, destination, service, flow, after }
+    this.#known.set(name, known)
+    this.#install(known)
+    const [oldest] = this.#known.keys()
+    if (this.#known.size > maxFlows && oldest !== undefined) this.#unlearn(oldest)
+    return known
+  }
+
+  #install({ key, flow, after }: Known): void {
+    if (flow !== undefined && this.#accepts)
+      this.#tell({ type: 'flow', key, flow, ...(after === undefined ? {} : { after }) })
+  }
+
+  #ask(order: ExpressOrder): Promise<void> {
+    if (!this.#accepts) return Promise.resolve()
+    const { promise, resolve } = Promise.withResolvers<void>()
+    this.#waiting.push(resolve)
+    this.#tell(order)
+    return promise
+  }
+
+  #tell(order: ExpressOrder): void {
+    this.#options.pump.tell(order)
+  }
+
+  #unlearn(name: string): void {
+    const known = this.#known.get(name)
+    this.#known.delete(name)
+    if (known?.flow !== undefined && this.#accepts)
+      this.#tell({ type: 'flow', key: known.key, flow: undefined })
+  }
+
+  #onPunt({ fd, failedFlow }: Punt): void {
+    const ledger = this.#ledger
+    ledger.disown(fd)
+    this.#options.metrics.express.inc({ outcome: 'given' })
+    if (failedFlow !== undefined) this.#rest(failedFlow)
+    const socket = this.#wrap(fd)
+    if (socket === undefined) return
+    ledger.countElsewhere(1)
+    socket.once('close', () => ledger.countElsewhere(-1))
+    if (this.#closed) resetStream(socket)
+    else this.#interceptor?.accept(socket)
+  }
+
+  #wrap(fd: number): Socket | undefined {
+    try {
+      const options = { fd, allowHalfOpen: true, pauseOnCreate: true, readable: true, writable: true }
+      return new Socket(options)
+    } catch (error) {
+      this.#options.log.warn({ error }, 'a captured connection could not be taken')
+      close(fd)
+      return undefined
+    }
+  }
+
+  /** An endpoint of the flow does not answer: until that is over, the main thread tries one after another. */
+  #rest(key: string): void {
+    for (const [name, known] of this.#known) if (known.key === key) this.#unlearn(name)
+    const forMs = Math.min(maxRestMs, (this.#resting.get(key)?.forMs ?? minRestMs / 2) * 2)
+    if (this.#resting.size >= maxFlows) this.#resting.clear()
+    this.#resting.set(key, { untilMs: performance.now() + forMs, forMs })
+  }
+
+  #onClosed({ abouts, figures }: Extract<ExpressReport, { type: 'closed' }>): void {
+    const { accessLog, metrics } = this.#options
+    const totals = new Map<string, Total>()
+    for (let at = 0; at < figures.length; at += figuresEach) {
+      const about = abouts[figures[at] ?? 0]
+      const closed = endings[figures[at + 1] ?? 0]
+      const [sent = 0, received = 0, connectMs = 0, durationMs = 0] = figures.subarray(
+        at + 2,
+        at + figuresEach,
+      )
+      if (about === undefined || closed === undefined) continue
+      const { destination, ...chosen } = about
+      const times = { connectMs: connectMs === 0 ? undefined : connectMs, durationMs }
+      accessLog.record({ direction: 'outbound', destination }, chosen, { sent, received, ...closed }, times)
+      const [route, outcome] = [about.route, closed.closeReason]
+      const total = totals.get(route + outcome) ?? { route, outcome, connections: 0, sent: 0, received: 0 }
+      totals.set(route + outcome, total)
+      total.connections++
+      total.sent += sent
+      total.received += received
+    }
+    for (const total of totals.values()) accessLog.count('outbound', total.route, total.outcome, total)
+    metrics.express.inc({ outcome: 'carried' }, figures.length / figuresEach)
+    for (const { destination } of abouts) this.#touch(destination)
+  }
+
+  #touch(name: string): void {
+    const known = this.#known.get(name)
+    if (known === undefined) return
+    this.#known.delete(name)
+    this.#known.set(name, known)
+    if (known.service !== undefined) this.#options.used(known.service)
+  }
+}

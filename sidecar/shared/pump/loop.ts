@@ -1,0 +1,90 @@
+import type { Port } from './lanes.ts'
+import { drainWakes, Epoll } from './libc.ts'
+
+/** Something that the loop gives turns: `more` when there is something to do without waiting. */
+export interface Task {
+  turn(): 'waiting' | 'more' | 'finished'
+}
+
+/** Called before each wait; returns how long it may last at most, in ms, or -1. */
+export type BeforeWaiting = (nowMs: number) => number
+
+/** One thread, one epoll set, no event loop of Node's: it blocks in epoll_wait only. */
+export class Loop {
+  readonly #epoll: Epoll
+  readonly #wakeFd: number
+  readonly #onWake: () => void
+  readonly #beforeWaiting: BeforeWaiting[] = []
+  /** By descriptor. */
+  readonly #watched: ({ task: Task; port: Port } | undefined)[] = []
+  readonly #busy = new Set<Task>()
+
+  /** `onWake` is called when the counter `wakeFd` was added to. */
+  constructor(epollFd: number, wakeFd: number, onWake: () => void) {
+    this.#epoll = new Epoll(epollFd)
+    this.#wakeFd = wakeFd
+    this.#onWake = onWake
+    this.#epoll.add(wakeFd)
+  }
+
+  before(hook: BeforeWaiting): void {
+    this.#beforeWaiting.push(hook)
+  }
+
+  /** False when the kernel refuses. */
+  watch(task: Task, port: Port): boolean {
+    this.#watched[port.fd] = { task, port }
+    return this.#epoll.add(port.fd)
+  }
+
+  /** For descriptors that live on, or have duplicates. */
+  unwatch(fd: number): void {
+    this.#epoll.remove(fd)
+    this.#watched[fd] = undefined
+  }
+
+  /** For descriptors that are closed at once and have no duplicates: the kernel forgets those by itself. */
+  forget(fd: number): void {
+    this.#watched[fd] = undefined
+  }
+
+  /** The task gets a turn, and goes on getting them until it waits. */
+  stir(task: Task): void {
+    this.#busy.add(task)
+  }
+
+  rest(task: Task): void {
+    this.#busy.delete(task)
+  }
+
+  run(): never {
+    const onEvent = (fd: number, events: number) => this.#onEvent(fd, events)
+    for (;;) {
+      this.#epoll.wait(this.#timeoutMs(), onEvent)
+      // Those that are stirred by another's turn get theirs in this round.
+      for (const task of this.#busy) if (task.turn() !== 'more') this.#busy.delete(task)
+    }
+  }
+
+  #timeoutMs(): number {
+    const now = performance.now()
+    let timeoutMs = -1
+    for (const hook of this.#beforeWaiting) {
+      const atMost = hook(now)
+      if (atMost >= 0 && (timeoutMs < 0 || atMost < timeoutMs)) timeoutMs = atMost
+    }
+    return this.#busy.size > 0 ? 0 : timeoutMs
+  }
+
+  #onEvent(fd: number, events: number): void {
+    if (fd === this.#wakeFd) {
+      drainWakes(fd)
+      this.#onWake()
+      return
+    }
+    const watched = this.#watched[fd]
+    if (watched === undefined) return
+    watched.port.on(events)
+    this.#busy.add(watched.task)
+  }
+}
