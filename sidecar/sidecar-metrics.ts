@@ -42,6 +42,10 @@ export class SidecarMetrics extends Metrics {
     'side',
     'outcome',
   ])
+  readonly lanes = this.counter('lanes_total', 'Lanes that were opened or refused, by side.', [
+    'side',
+    'outcome',
+  ])
   readonly express = this.counter(
     'express_connections_total',
     'Captured connections that the worker carried by itself, or gave to the main thread.',

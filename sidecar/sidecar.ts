@@ -93,6 +93,7 @@ class Parts {
       onMoved: () => {
         this.pools.relayed.retire()
         this.inbound?.retireRelayed()
+        this.express.retireRelayed()
       },
       metrics: this.metrics,
       log,
@@ -112,12 +113,16 @@ class Parts {
         byAddress: (address) => this.catalogue.byAddress(address),
         endpointsOf: (id) => this.catalogue.endpointsOf(id),
       },
+      declaredPorts: () => this.catalogue.selfPorts,
+      trustDomain: config.trustDomain,
       accessLog: this.accessLog,
       used: (id) => this.watch.used(id),
       metrics: this.metrics,
       log,
     })
     this.catalogue.onChange = (id) => this.express.onChange(id)
+    this.catalogue.onSelf = () => this.express.onSelf()
+    this.metrics.gauge('lanes', 'Lanes to and from peers.', () => this.express.lanes)
     this.metrics.gauge('express_connections', 'Connections on the express path.', () => this.express.open)
     const showIdentity = () => {
       const { key, cert, ca } = identity.tlsOptions()
@@ -217,7 +222,7 @@ async function startInterception(
     ),
     router,
     accessLog,
-    onRouted: (destination, key) => express.learn(destination, key),
+    onRouted: (destination, routed) => express.learn(destination, routed),
     signal,
   })
   const interceptor = new Interceptor({
@@ -282,7 +287,7 @@ async function startAdmin(parts: Parts, lifecycle: Lifecycle): Promise<void> {
     metrics: parts.metrics,
     missing: () => (parts.inbound === undefined ? ['identity'] : []),
     pages: { '/status': status },
-    actions: { '/drain': () => parts.inbound?.drain(), '/quit': () => process.kill(process.pid, 'SIGTERM') },
+    actions: { '/drain': () => drainInbound(parts), '/quit': () => process.kill(process.pid, 'SIGTERM') },
   })
   lifecycle.add('admin', () => void server.close())
 }
@@ -292,8 +297,18 @@ function startTunnelOnceIdentified(parts: Parts): void {
   const listenOnce = async () => {
     if (parts.inbound !== undefined) return
     const self = () => ({ podIPs: config.podIPs, declaredPorts: catalogue.selfPorts })
-    const { pump, grace } = parts
-    const inbound = new Inbound({ port: ports.tunnel, identity, grace, self, accessLog, pump, metrics, log })
+    const { pump, grace, express } = parts
+    const inbound = new Inbound({
+      port: ports.tunnel,
+      identity,
+      grace,
+      self,
+      accessLog,
+      pump,
+      onLane: (socket, route) => express.takeLane(socket, route),
+      metrics,
+      log,
+    })
     parts.inbound = inbound
     await inbound.listen()
     log.info('ready: the tunnel endpoint serves')
@@ -306,11 +321,17 @@ function startTunnelOnceIdentified(parts: Parts): void {
 async function drain(parts: Parts): Promise<void> {
   const { channel, accessLog, config, log } = parts
   channel.send({ type: 'bye' })
-  parts.inbound?.drain()
+  drainInbound(parts)
   const until = performance.now() + config.drainMs
   while (accessLog.openConnections > 0 && performance.now() < until) await pause(100)
   if (accessLog.openConnections > 0)
     log.warn({ open: accessLog.openConnections }, 'connections outlived the drain')
+}
+
+/** Peers open nothing new here; what is open may finish. */
+function drainInbound({ inbound, express }: Parts): void {
+  inbound?.drain()
+  express.drain()
 }
 
 type Loopback = '127.0.0.1' | '::1'

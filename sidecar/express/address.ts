@@ -38,3 +38,16 @@ export function flowKeyOf(address: Buffer, family: 4 | 6): string {
   if (family === 4) return address.toString('latin1', 2, 8)
   return address.toString('latin1', 2, 4) + address.toString('latin1', 8, 24)
 }
+
+/** The sockaddr of a flow key. */
+export function socketAddressOf(key: string): Buffer {
+  const isV4 = key.length === 6
+  const bytes = Buffer.alloc(isV4 ? 16 : 28)
+  bytes.writeUInt16LE(isV4 ? AF_INET : AF_INET6)
+  if (isV4) bytes.write(key, 2, 'latin1')
+  else {
+    bytes.write(key.slice(0, 2), 2, 'latin1')
+    bytes.write(key.slice(2), 8, 'latin1')
+  }
+  return bytes
+}

@@ -1,4 +1,5 @@
 import { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import type { Logger } from '#shared/log.ts'
 import { close, closeWithReset } from '#shared/pump/libc.ts'
 import type { FastPathMode } from '#shared/pump/mode.ts'
@@ -6,11 +7,13 @@ import type { Guest, Pump } from '#shared/pump/pump.ts'
 import { resetStream } from '#shared/reset.ts'
 import type { AccessLog } from '../access-log.ts'
 import { type Interceptor, maxConnections } from '../interception/interceptor.ts'
+import type { Routed } from '../routing/outbound.ts'
 import type { Destination } from '../services/destination.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
 import { authorityOf } from '../tunnel/connect.ts'
 import { flowKeyOf, socketAddress } from './address.ts'
-import { type FlowView, flowOf } from './flows.ts'
+import { type FlowView, flowOf, servedBy } from './flows.ts'
+import { LaneKeeper } from './lane-keeper.ts'
 import { Ledger } from './ledger.ts'
 import {
   type ExpressData,
@@ -32,6 +35,8 @@ export interface ExpressOptions {
   pump: Pump
   mode: FastPathMode
   view: FlowView
+  declaredPorts: () => readonly number[]
+  trustDomain: string
   accessLog: AccessLog
   /** A service's endpoints are still wanted. */
   used: (service: string) => void
@@ -51,6 +56,7 @@ interface Known {
 
 /** Connections of one batch that are alike. */
 interface Total {
+  direction: 'inbound' | 'outbound'
   route: string
   outcome: string
   connections: number
@@ -72,6 +78,7 @@ export class Express implements Guest {
   readonly #known = new Map<string, Known>()
   readonly #resting = new Map<string, { untilMs: number; forMs: number }>()
   readonly #waiting: (() => void)[] = []
+  readonly #lanes: LaneKeeper
   #ledger = new Ledger()
   #interceptor: Interceptor | undefined
   #accepts = false
@@ -79,6 +86,15 @@ export class Express implements Guest {
 
   constructor(options: ExpressOptions) {
     this.#options = options
+    const { pump, trustDomain, metrics, log } = options
+    this.#lanes = new LaneKeeper({
+      trustDomain,
+      ready: async () => options.mode !== 'never' && !this.#closed && (await pump.ready()),
+      own: (fd) => this.#ledger.own(fd),
+      tell: (order) => this.#tell(order),
+      metrics,
+      log,
+    })
     options.accessLog.countAlso(() => this.open)
     if (options.mode !== 'never') options.pump.host(this)
   }
@@ -93,9 +109,16 @@ export class Express implements Guest {
     this.#interceptor = interceptor
   }
 
+  /** Lanes that are open. */
+  get lanes(): number {
+    return this.#lanes.size
+  }
+
   /** A destination was connected to: the next connections to it may go by themselves. */
-  learn(destination: Destination, after: string | undefined): void {
+  learn(destination: Destination, { key: after, route, bulk }: Routed): void {
     if (this.#closed || this.#options.mode === 'never') return
+    if (bulk !== undefined && route !== 'local' && route !== 'plain')
+      void this.#lanes.ensure(bulk.podUid, route, bulk.dial)
     const name = authorityOf(destination.address, destination.port)
     const known = this.#known.get(name) ?? this.#add(name, destination, after)
     if (known?.flow !== undefined && !this.#accepts) void this.#begin()
@@ -114,6 +137,26 @@ export class Express implements Guest {
     }
   }
 
+  /** The ports that this pod declares have changed. */
+  onSelf(): void {
+    if (this.#options.pump.isRunning) this.#tell({ type: 'self', served: this.#served() })
+  }
+
+  /** Takes a peer's lane, from its preamble on. */
+  takeLane(socket: Duplex, route: 'direct' | 'relayed'): void {
+    void this.#lanes.take(socket, route)
+  }
+
+  /** What goes by the relay is to find a new way; what is open may finish. */
+  retireRelayed(): void {
+    this.#lanes.retire('relayed')
+  }
+
+  /** Peers open no more streams on their lanes. */
+  drain(): void {
+    this.#lanes.drain()
+  }
+
   /** Resolves once the worker accepts no more. */
   unlisten(): Promise<void> {
     return this.#ask({ type: 'unlisten' })
@@ -127,14 +170,16 @@ export class Express implements Guest {
 
   data(): ExpressData {
     this.#ledger = new Ledger()
-    return { ledger: this.#ledger.memory, mode: this.#options.mode, maxConnections }
+    const { mode } = this.#options
+    return { ledger: this.#ledger.memory, mode, maxConnections, served: this.#served() }
   }
 
   onReport(told: unknown): void {
     const report = told as ExpressReport
     if (report.type === 'punts') for (const punt of report.punts) this.#onPunt(punt)
     else if (report.type === 'closed') this.#onClosed(report)
-    else this.#waiting.shift()?.()
+    else if (report.type === 'idle') this.#waiting.shift()?.()
+    else this.#lanes.onReport(report)
   }
 
   onExit(): void {
@@ -143,6 +188,7 @@ export class Express implements Guest {
     if (this.open > 0) this.#options.log.error({ connections: this.open }, 'connections died with the pump')
     this.#ledger = new Ledger()
     this.#accepts = false
+    this.#lanes.onExit()
     for (const resolve of this.#waiting.splice(0)) resolve()
     if (!this.#closed) void this.#interceptor?.takeBack()
   }
@@ -175,8 +221,12 @@ export class Express implements Guest {
       this.#tell({ type: 'flow', key, flow, ...(after === undefined ? {} : { after }) })
   }
 
+  #served(): ReadonlyMap<string, string> {
+    return servedBy(this.#options.view.self.podIPs, this.#options.declaredPorts())
+  }
+
   #ask(order: ExpressOrder): Promise<void> {
-    if (!this.#accepts) return Promise.resolve()
+    if (this.#options.mode === 'never' || !this.#options.pump.isRunning) return Promise.resolve()
     const { promise, resolve } = Promise.withResolvers<void>()
     this.#waiting.push(resolve)
     this.#tell(order)
@@ -237,19 +287,31 @@ export class Express implements Guest {
         at + figuresEach,
       )
       if (about === undefined || closed === undefined) continue
-      const { destination, ...chosen } = about
+      const { direction, destination, peer, ...chosen } = about
       const times = { connectMs: connectMs === 0 ? undefined : connectMs, durationMs }
-      accessLog.record({ direction: 'outbound', destination }, chosen, { sent, received, ...closed }, times)
+      accessLog.record(
+        { direction, destination, ...(peer && { peer }) },
+        chosen,
+        { sent, received, ...closed },
+        times,
+      )
       const [route, outcome] = [about.route, closed.closeReason]
-      const total = totals.get(route + outcome) ?? { route, outcome, connections: 0, sent: 0, received: 0 }
+      const total = totals.get(route + outcome) ?? {
+        direction,
+        route,
+        outcome,
+        connections: 0,
+        sent: 0,
+        received: 0,
+      }
       totals.set(route + outcome, total)
       total.connections++
       total.sent += sent
       total.received += received
     }
-    for (const total of totals.values()) accessLog.count('outbound', total.route, total.outcome, total)
+    for (const total of totals.values()) accessLog.count(total.direction, total.route, total.outcome, total)
     metrics.express.inc({ outcome: 'carried' }, figures.length / figuresEach)
-    for (const { destination } of abouts) this.#touch(destination)
+    for (const { direction, destination } of abouts) if (direction === 'outbound') this.#touch(destination)
   }
 
   #touch(name: string): void {

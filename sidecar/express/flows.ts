@@ -4,7 +4,7 @@ import { sidecarPorts } from '#shared/ports.ts'
 import { eligible, keyOf } from '../services/balancer.ts'
 import { type Destination, decideDestination } from '../services/destination.ts'
 import { authorityOf } from '../tunnel/connect.ts'
-import { socketAddress } from './address.ts'
+import { flowKeyOf, socketAddress } from './address.ts'
 import type { Flow, Target } from './messages.ts'
 
 export interface FlowView {
@@ -21,8 +21,8 @@ export interface FlowDecision {
 }
 
 /**
- * How the worker may carry connections to a destination by itself: where every endpoint that may serve is reached
- * without a tunnel, and nothing but turns decides between them.
+ * How the worker may carry connections to a destination by itself: in the clear or by the lanes to the peer, where
+ * nothing but turns decides between the endpoints.
  */
 export function flowOf(destination: Destination, view: FlowView): FlowDecision {
   const { self } = view
@@ -31,7 +31,7 @@ export function flowOf(destination: Destination, view: FlowView): FlowDecision {
   if (decision.kind === 'reset') return {}
   const asked = authorityOf(destination.address, destination.port)
   if (decision.kind === 'passthrough') {
-    const about = { destination: asked, endpoint: asked, route: 'plain' } as const
+    const about = { direction: 'outbound', destination: asked, endpoint: asked, route: 'plain' } as const
     const address = socketAddress(destination)
     return address === undefined ? {} : { flow: { targets: [{ key: '', address, about }] } }
   }
@@ -47,7 +47,7 @@ export function flowOf(destination: Destination, view: FlowView): FlowDecision {
   return { service: id, flow: { targets } }
 }
 
-/** Undefined for an endpoint with a sidecar, which is never dialled in the clear. */
+/** An endpoint with a sidecar is never dialled in the clear. */
 function targetOf(
   endpoint: Endpoint,
   portName: string,
@@ -57,17 +57,31 @@ function targetOf(
 ): Target | undefined {
   const { podUid, addresses, ports, sidecar } = endpoint
   const isLocal = podUid === ownUid
-  if (!isLocal && sidecar && podUid !== undefined) return undefined
   const family = isIP(destination.address)
   const host = addresses.find((a) => isIP(a) === family) ?? addresses[0] ?? ''
   const port = ports[portName] ?? 0
   const address = socketAddress({ address: host, port })
   if (address === undefined) return undefined
   const route = isLocal ? 'local' : 'plain'
+  const peer = !isLocal && sidecar && podUid !== undefined ? { peer: podUid } : {}
   const uid = podUid === undefined ? {} : { podUid }
   return {
     key: keyOf(endpoint),
     address,
-    about: { ...known, endpoint: authorityOf(host, port), ...uid, route },
+    ...peer,
+    about: { direction: 'outbound', ...known, endpoint: authorityOf(host, port), ...uid, route },
   }
+}
+
+/** What peers may reach of this pod by lanes: what each is called, by flow key. */
+export function servedBy(podIPs: readonly string[], declaredPorts: readonly number[]): Map<string, string> {
+  const served = new Map<string, string>()
+  for (const address of podIPs) {
+    for (const port of declaredPorts) {
+      const bytes = sidecarPorts.includes(port) ? undefined : socketAddress({ address, port })
+      if (bytes !== undefined)
+        served.set(flowKeyOf(bytes, bytes.length === 16 ? 4 : 6), authorityOf(address, port))
+    }
+  }
+  return served
 }

@@ -1,29 +1,17 @@
-import { Joint, type JointOptions } from '#shared/pump/joint.ts'
-import { type PipePool, Port } from '#shared/pump/lanes.ts'
+import { Joint } from '#shared/pump/joint.ts'
+import { Port } from '#shared/pump/lanes.ts'
 import { close, closeWithReset, connectTo, ECONNRESET, socketError } from '#shared/pump/libc.ts'
-import type { Loop, Task } from '#shared/pump/loop.ts'
-import type { Ledger } from './ledger.ts'
 import { ABORTED, CLOSED, GAVE_UP, RESET_BY_APP, RESET_BY_PEER, type Target } from './messages.ts'
-import type { Records } from './records.ts'
-
-/** What all connections of the worker share. */
-export interface Surroundings {
-  loop: Loop
-  pipes: PipePool
-  ledger: Ledger
-  records: Records
-  jointOptions: () => JointOptions
-}
+import type { CapturedEvents, Carried, Surroundings } from './surroundings.ts'
 
 /** A captured connection and the one to its endpoint, from accept to close, in the worker alone. */
-export class PlainConnection implements Task {
+export class PlainConnection implements Carried {
   readonly startedMs = performance.now()
   readonly flowKey: string
   readonly #around: Surroundings
   readonly #target: Target
   readonly #app: Port
-  readonly #onPunt: (connection: PlainConnection, fd: number) => void
-  readonly #onEnd: (connection: PlainConnection) => void
+  readonly #on: CapturedEvents
   #upstream: Port | undefined
   #joint: Joint | undefined
   #connectMs = 0
@@ -31,14 +19,13 @@ export class PlainConnection implements Task {
   constructor(
     around: Surroundings,
     { fd, flowKey, target }: { fd: number; flowKey: string; target: Target },
-    on: { punt: (connection: PlainConnection, fd: number) => void; end: (c: PlainConnection) => void },
+    on: CapturedEvents,
   ) {
     this.#around = around
     this.#app = new Port(fd)
     this.flowKey = flowKey
     this.#target = target
-    this.#onPunt = on.punt
-    this.#onEnd = on.end
+    this.#on = on
   }
 
   get isConnecting(): boolean {
@@ -75,11 +62,11 @@ export class PlainConnection implements Task {
   }
 
   /** It has taken too long to connect: the main thread tries again, and elsewhere. */
-  punt(): void {
+  late(): void {
     const { fd } = this.#app
     this.#giveBack()
     this.#around.loop.rest(this)
-    this.#onPunt(this, fd)
+    this.#on.punt(this, fd, true)
   }
 
   abort(): void {
@@ -98,7 +85,7 @@ export class PlainConnection implements Task {
     if (!upstream.writable) return false
     // An endpoint that accepts and resets has been connected: it must not be connected to once more.
     if (upstream.failed && socketError(upstream.fd) !== ECONNRESET) {
-      this.punt()
+      this.late()
       return true
     }
     this.#connectMs = performance.now() - this.startedMs
@@ -140,6 +127,6 @@ export class PlainConnection implements Task {
     const [sent, received] = [joint?.aToB ?? 0, joint?.bToA ?? 0]
     const ms = performance.now() - this.startedMs
     records.add(this.#target.about, ending, sent, received, this.#connectMs, ms)
-    this.#onEnd(this)
+    this.#on.end(this)
   }
 }

@@ -3,21 +3,30 @@ import { accept, closeWithReset, EAGAIN, EMFILE, ENFILE, errno, originalAddress 
 import type { Task } from '#shared/pump/loop.ts'
 import type { PumpWorker } from '#shared/pump/orders.ts'
 import { flowKeyOf } from './address.ts'
+import { LaneHouse } from './lane-house.ts'
 import { Ledger } from './ledger.ts'
 import type { ExpressData, ExpressOrder, ExpressReport, Flow, Listener, Punt, Target } from './messages.ts'
-import { PlainConnection, type Surroundings } from './plain.ts'
+import { PlainConnection } from './plain.ts'
 import { Records } from './records.ts'
+import { type CapturedEvents, type Carried, Connecting, type Surroundings } from './surroundings.ts'
+import { answerDeadlineMs, LaneTarget, TunnelledConnection } from './tunnelled.ts'
+import { Windows } from './window.ts'
 
 /** Of one listening socket in one turn. */
 const maxAccepts = 32
 /** Longer than a connect takes where nothing is wrong; the main thread has more time, and other endpoints. */
 const connectDeadlineMs = 1_000
-const tickMs = 250
 /** How soon accepting is tried again when there was no descriptor left. */
 const starvedMs = 100
 
+interface Way {
+  target: Target
+  /** Where it is reached by lanes. */
+  lanes: LaneTarget | undefined
+}
+
 interface InstalledFlow {
-  targets: readonly Target[]
+  ways: readonly Way[]
   next: number
 }
 
@@ -45,16 +54,17 @@ export class Switchboard {
   readonly #data: ExpressData
   readonly #report: (report: ExpressReport) => void
   readonly #flows = new Map<string, InstalledFlow>()
-  readonly #connections = new Set<PlainConnection>()
-  /** In the order in which they began. */
-  readonly #connecting = new Set<PlainConnection>()
+  readonly #house: LaneHouse
+  readonly #connections = new Set<Carried>()
+  readonly #connecting = new Connecting(connectDeadlineMs)
+  readonly #opening = new Connecting(answerDeadlineMs)
   readonly #address = Buffer.alloc(28)
-  readonly #on = {
-    punt: (connection: PlainConnection, fd: number) => {
+  readonly #on: CapturedEvents = {
+    punt: (connection, fd, failed) => {
       this.#forget(connection)
-      this.#punts.push({ fd, failedFlow: connection.flowKey })
+      this.#punts.push(failed ? { fd, failedFlow: connection.flowKey } : { fd })
     },
-    end: (connection: PlainConnection) => this.#forget(connection),
+    end: (connection) => this.#forget(connection),
   }
   #listening: Listening[] = []
   #starvedUntilMs = 0
@@ -66,7 +76,9 @@ export class Switchboard {
     const copies = () => (mode === 'random' ? Math.random() < 0.5 : mode !== 'always')
     const jointOptions = () => ({ copies: copies() })
     const [ledger, records] = [new Ledger(data.ledger), new Records(report)]
-    this.#around = { loop, pipes, ledger, records, jointOptions }
+    this.#around = { loop, pipes, ledger, records, windows: new Windows(), jointOptions }
+    this.#house = new LaneHouse(worker, this.#around, report, data.maxConnections)
+    this.#house.serve(data.served)
     this.#data = data
     this.#report = report
     loop.before((now) => this.#beforeWaiting(now))
@@ -86,8 +98,27 @@ export class Switchboard {
         if (order.flow === undefined) this.#flows.delete(order.key)
         else this.#install(order.key, order.flow, order.after)
         return
+      case 'lane':
+        this.#house.add(order.lane)
+        return
+      case 'accept':
+        this.#house.accept(order.id, order.peer)
+        return
+      case 'refuse':
+        this.#house.refuse(order.id)
+        return
+      case 'retire':
+        this.#house.retire((lane) => lane.route === order.route)
+        return
+      case 'drain':
+        this.#house.drain()
+        return
+      case 'self':
+        this.#house.serve(order.served)
+        return
       case 'abort':
         for (const connection of [...this.#connections]) connection.abort()
+        this.#house.abort()
         this.#around.records.flush()
         this.#report({ type: 'idle' })
     }
@@ -104,12 +135,13 @@ export class Switchboard {
   /** A flow that replaces another goes on where that one was. */
   #install(key: string, { targets }: Flow, after: string | undefined): void {
     const before = this.#flows.get(key)
-    const last = before === undefined ? after : before.targets[before.next]?.key
+    const last = before === undefined ? after : before.ways[before.next]?.target.key
     const at =
       last === undefined
         ? 0
         : targets.findIndex(({ key }) => (before === undefined ? key > last : key >= last))
-    this.#flows.set(key, { targets, next: Math.max(0, at) })
+    const ways = targets.map((target) => ({ target, lanes: laneTargetOf(target) }))
+    this.#flows.set(key, { ways, next: Math.max(0, at) })
   }
 
   #accept(listening: Listening): 'waiting' | 'more' {
@@ -138,26 +170,44 @@ export class Switchboard {
     const known = originalAddress(fd, family, this.#address) > 0
     const flowKey = known ? flowKeyOf(this.#address, family) : ''
     const flow = mode === 'random' && Math.random() < 0.5 ? undefined : this.#flows.get(flowKey)
-    const target = flow?.targets[flow.next]
-    if (flow === undefined || target === undefined) {
+    const way = flow?.ways[flow.next]
+    if (flow === undefined || way === undefined) {
       this.#punts.push({ fd })
       return
     }
-    flow.next = (flow.next + 1) % flow.targets.length
-    const connection = new PlainConnection(this.#around, { fd, flowKey, target }, this.#on)
-    if (connection.start()) {
-      this.#connections.add(connection)
-      this.#connecting.add(connection)
-    } else this.#punts.push({ fd, failedFlow: flowKey })
+    const { target, lanes } = way
+    const lane = lanes === undefined ? undefined : this.#house.groups.pick(lanes.peer)
+    if (lanes !== undefined && lane === undefined) {
+      this.#punts.push({ fd })
+      return
+    }
+    flow.next = (flow.next + 1) % flow.ways.length
+    const connection =
+      lanes === undefined || lane === undefined
+        ? new PlainConnection(this.#around, { fd, flowKey, target }, this.#on)
+        : new TunnelledConnection(this.#around, { fd, flowKey, target: lanes, lane }, this.#on)
+    const queue = lane === undefined ? this.#connecting : this.#opening
+    this.#connections.add(connection)
+    queue.add(connection)
+    if (connection.start()) return
+    this.#forget(connection)
+    this.#punts.push({ fd, failedFlow: flowKey })
   }
 
-  #forget(connection: PlainConnection): void {
+  #forget(connection: Carried): void {
     this.#connections.delete(connection)
     this.#connecting.delete(connection)
+    this.#opening.delete(connection)
   }
 
   #beforeWaiting(nowMs: number): number {
-    let waitMs = this.#checkConnects(nowMs)
+    let waitMs = -1
+    for (const wait of [
+      this.#connecting.check(nowMs),
+      this.#opening.check(nowMs),
+      this.#house.beforeWaiting(nowMs),
+    ])
+      if (wait >= 0 && (waitMs < 0 || wait < waitMs)) waitMs = wait
     if (this.#punts.length > 0) {
       this.#report({ type: 'punts', punts: this.#punts })
       this.#punts = []
@@ -171,16 +221,10 @@ export class Switchboard {
     }
     return waitMs < 0 ? starvedMs : Math.min(waitMs, starvedMs)
   }
+}
 
-  /** Those that are connected leave the front of the queue; the first that is not is the oldest. */
-  #checkConnects(nowMs: number): number {
-    for (const connection of this.#connecting) {
-      if (connection.isConnecting) {
-        if (nowMs - connection.startedMs < connectDeadlineMs) return tickMs
-        connection.punt()
-      }
-      this.#connecting.delete(connection)
-    }
-    return -1
-  }
+function laneTargetOf(target: Target): LaneTarget | undefined {
+  const { peer, address } = target
+  if (peer === undefined) return undefined
+  return new LaneTarget(target, peer, flowKeyOf(Buffer.from(address), address.length === 16 ? 4 : 6))
 }

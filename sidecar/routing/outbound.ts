@@ -16,6 +16,7 @@ import { authorityOf } from '../tunnel/connect.ts'
 import type { BulkStream } from '../tunnel/side-dialer.ts'
 import { Attempts } from './attempts.ts'
 import type { FastPath } from './fast-path.ts'
+import type { RouteKind } from './plan.ts'
 import type { Connected, Router } from './router.ts'
 
 /** How long an app waits at most until its connection is through or reset, in ms. */
@@ -30,15 +31,21 @@ export interface OutboundOptions {
   accessLog: AccessLog
   metrics: SidecarMetrics
   fastPath: FastPath
-  /** Told of each destination that was connected to, with the endpoint's key where it is one of a service. */
-  onRouted: (destination: Destination, key: string | undefined) => void
+  /** Told of each destination that was connected to, and how. */
+  onRouted: (destination: Destination, routed: Routed) => void
   signal: AbortSignal
 }
 
-interface Carried {
-  stream: Duplex
-  bulk?: BulkStream
+export interface Routed {
+  /** The endpoint's, where it is one of a service. */
   key?: string
+  route: RouteKind
+  /** More ways to the peer, where it was reached by a tunnel. */
+  bulk?: BulkStream
+}
+
+interface Carried extends Routed {
+  stream: Duplex
   release: () => void
 }
 
@@ -73,9 +80,10 @@ export class Outbound {
     try {
       if (signal.aborted) onStop()
       const dialled = this.#connect(socket, destination, entry, gone.signal).finally(settle)
-      const { stream, bulk, key, release } = await dialled
+      const carried = await dialled
+      const { stream, bulk, release } = carried
       entry.connected()
-      this.#options.onRouted(destination, key)
+      this.#options.onRouted(destination, carried)
       const options = { signal, ...this.#options.fastPath.optionsFor(bulk) }
       const result = await spliceSockets(socket, stream, options).finally(release)
       entry.close({ sent: result.aToB, received: result.bToA, closeReason: reasonOf(result) })
@@ -105,7 +113,7 @@ export class Outbound {
     const endpoint = { addresses: [destination.address], sidecar: false }
     const { stream, route } = await router.connect({ endpoint, ...destination }, signal)
     entry.chose({ endpoint: authorityOf(destination.address, destination.port), route })
-    return { stream, release: () => undefined }
+    return { stream, route, release: () => undefined }
   }
 
   /** Tries the service's endpoints, before the first byte only, until one is connected or each has failed. */
@@ -149,7 +157,7 @@ export class Outbound {
     const { route, ...connected } = value
     entry.chose({ ...shown(choice), route })
     balancer.stick({ service, client }, choice.key)
-    return { ...connected, key: choice.key, release: () => balancer.closed(id, choice.key) }
+    return { ...connected, route, key: choice.key, release: () => balancer.closed(id, choice.key) }
   }
 }
 

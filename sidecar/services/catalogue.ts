@@ -26,6 +26,8 @@ export class Catalogue {
   #version = 0
   /** Told of each change: of the endpoints of one service, or of anything (undefined). */
   onChange: (id: string | undefined) => void = () => undefined
+  /** The ports that this pod declares have changed. */
+  onSelf: () => void = () => undefined
 
   static restore(snapshot: Snapshot): Catalogue {
     const catalogue = new Catalogue()
@@ -112,6 +114,7 @@ export class Catalogue {
 
   applySelf(ports: readonly number[]): void {
     this.#selfPorts = ports
+    this.onSelf()
   }
 
   /** The endpoints of a service are not followed any more. */

@@ -43,6 +43,8 @@ export interface InboundOptions {
   self: () => { podIPs: readonly string[]; declaredPorts: readonly number[] }
   accessLog: AccessLog
   pump: Pump
+  /** Takes a peer's lane over from its preamble on. */
+  onLane: (socket: Duplex, route: 'direct' | 'relayed') => void
   metrics: SidecarMetrics
   log: Logger
 }
@@ -112,12 +114,16 @@ export class Inbound {
   accept(socket: Duplex, route: 'direct' | 'relayed' = 'direct'): void {
     if (this.#draining || this.#sessions.size >= maxSessions) socket.destroy()
     else
-      this.#sides.onConnection(socket, (tls) => {
-        const name = nameOf(tls as Socket)
-        if (route === 'relayed') this.#relayed.add(name)
-        tls.once('close', () => this.#relayed.delete(name))
-        this.#server.emit('connection', tls)
-      })
+      this.#sides.onConnection(
+        socket,
+        (tls) => {
+          const name = nameOf(tls as Socket)
+          if (route === 'relayed') this.#relayed.add(name)
+          tls.once('close', () => this.#relayed.delete(name))
+          this.#server.emit('connection', tls)
+        },
+        (lane) => this.#options.onLane(lane, route),
+      )
   }
 
   /** The server that sessions were relayed by goes away: their peers open new streams elsewhere, open ones may finish. */

@@ -1,14 +1,13 @@
 import { X509Certificate } from 'node:crypto'
 import type { ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Duplex } from 'node:stream'
-import { descriptorOf, setReading } from '#shared/descriptor.ts'
 import { sentenceOf } from '#shared/errors.ts'
 import { identityOf, type PodIdentity } from '#shared/identity.ts'
 import type { Logger } from '#shared/log.ts'
 import type { Pump, Side } from '#shared/pump/pump.ts'
 import type { Splice } from '#shared/splice.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
-import { Mover, parseStreamName, preamble, ready, sessionNameOf } from './side.ts'
+import { lanePreamble, Mover, parseStreamName, preamble, sessionNameOf, welcome } from './side.ts'
 
 /** TLS ClientHello: a handshake record. */
 const tlsHandshake = 0x16
@@ -54,8 +53,8 @@ export class SideAcceptor {
     void splice.done.then(() => session.streams.delete(id))
   }
 
-  /** Tells side connections from TLS by what comes first; TLS is given on with nothing taken out. */
-  onConnection(socket: Duplex, onTls: (socket: Duplex) => void): void {
+  /** Tells side connections and lanes from TLS by what comes first; TLS is given on with nothing taken out. */
+  onConnection(socket: Duplex, onTls: (socket: Duplex) => void, onLane: (socket: Duplex) => void): void {
     const timer = setTimeout(() => socket.destroy(), firstByteDeadlineMs)
     socket.once('close', () => clearTimeout(timer))
     const onError = () => socket.destroy()
@@ -64,6 +63,7 @@ export class SideAcceptor {
       clearTimeout(timer)
       socket.pause()
       if (first.equals(preamble)) void this.#accept(socket)
+      else if (first.equals(lanePreamble)) onLane(socket)
       else if (first[0] === tlsHandshake) {
         socket.off('error', onError)
         socket.unshift(first)
@@ -77,11 +77,8 @@ export class SideAcceptor {
       socket.destroy()
       return
     }
-    setReading(socket, false) // what comes after our answer is for the pump, from the first byte on
-    socket.write(ready, () => {
-      const fd = descriptorOf(socket)
+    welcome(socket, (fd) => {
       if (fd !== undefined) this.#secure(fd)
-      socket.destroy() // the pump has a duplicate
     })
   }
 

@@ -4,15 +4,12 @@ import type { Duplex } from 'node:stream'
 import { descriptorOf } from '#shared/descriptor.ts'
 import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import { identityOf, podServerName } from '#shared/identity.ts'
-import { withDeadline } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
 import type { Pump, Side } from '#shared/pump/pump.ts'
 import type { Splice } from '#shared/splice.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
-import { Mover, preamble, ready, sessionNameOf, streamNameOf } from './side.ts'
+import { introduce, Mover, preamble, sessionNameOf, streamNameOf } from './side.ts'
 
-/** How long the peer may take to say that it is ready, in ms. */
-const readyDeadlineMs = 5_000
 /** A peer that could not be moved to is left alone for so long, in ms; longer each time. */
 const minBlockedMs = 1_000
 const maxBlockedMs = 60_000
@@ -65,24 +62,8 @@ export class SideDialer {
   /** A socket whose other end waits for TLS. */
   async #open({ dial, podUid }: BulkStream): Promise<Duplex> {
     const socket = await dial()
-    const { promise, resolve, reject } = Promise.withResolvers<Buffer>()
-    const onClose = () =>
-      reject(new EdgeMeshError('refused', `Cannot move bulk to pod ${podUid}: it refuses.`))
-    socket.on('error', () => undefined) // followed by close
-    socket.once('close', onClose)
-    socket.once('data', resolve)
-    socket.write(preamble)
-    try {
-      const answer = await withDeadline(promise, readyDeadlineMs, `move bulk to pod ${podUid}`)
-      socket.pause()
-      if (answer.equals(ready)) return socket
-      throw new EdgeMeshError('refused', `Cannot move bulk to pod ${podUid}: it answers something else.`)
-    } catch (error) {
-      socket.destroy()
-      throw error
-    } finally {
-      socket.off('close', onClose)
-    }
+    await introduce(socket, preamble, `move bulk to pod ${podUid}`)
+    return socket
   }
 
   async #secure(splice: Splice, { podUid, stream }: BulkStream, socket: Duplex): Promise<void> {

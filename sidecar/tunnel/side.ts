@@ -1,6 +1,9 @@
 import type { Http2Session, Http2Stream } from 'node:http2'
+import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
-import { descriptorOf } from '#shared/descriptor.ts'
+import { descriptorOf, setReading } from '#shared/descriptor.ts'
+import { EdgeMeshError } from '#shared/errors.ts'
+import { withDeadline } from '#shared/lifecycle.ts'
 import type { Moved, Side as SideConnection } from '#shared/pump/pump.ts'
 import type { Side, Splice } from '#shared/splice.ts'
 
@@ -13,7 +16,42 @@ import type { Side, Splice } from '#shared/splice.ts'
  * the other answers `ready`. Then both are TLS in the pump; the name of the stream goes first (see SideConnection).
  */
 export const preamble = Buffer.from('EMSIDE1\n')
+/** The same for a lane (see express/lane.ts). */
+export const lanePreamble = Buffer.from('EMLANE1\n')
 export const ready = Buffer.from('+')
+
+/** How long the peer may take to say that it is ready, in ms. */
+const readyDeadlineMs = 5_000
+
+/** Dialler: says what the socket is for; resolves, with the socket paused, once the other end waits for TLS. */
+export async function introduce(socket: Duplex, saying: Buffer, what: string): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<Buffer>()
+  const onClose = () => reject(new EdgeMeshError('refused', `Cannot ${what}: the peer refuses.`))
+  socket.on('error', () => undefined) // followed by close
+  socket.once('close', onClose)
+  socket.once('data', resolve)
+  socket.write(saying)
+  try {
+    const answer = await withDeadline(promise, readyDeadlineMs, what)
+    socket.pause()
+    if (!answer.equals(ready))
+      throw new EdgeMeshError('refused', `Cannot ${what}: the peer answers something else.`)
+  } catch (error) {
+    socket.destroy()
+    throw error
+  } finally {
+    socket.off('close', onClose)
+  }
+}
+
+/** Acceptor: says that it waits for TLS; `take` gets the descriptor, to be duplicated at once, or undefined. */
+export function welcome(socket: Duplex, take: (fd: number | undefined) => void): void {
+  setReading(socket, false) // what comes after our answer is for the worker, from the first byte on
+  socket.write(ready, () => {
+    take(descriptorOf(socket))
+    socket.destroy()
+  })
+}
 
 const label = 'EXPERIMENTAL-edgemesh-side-connection'
 const sessionNameBytes = 16

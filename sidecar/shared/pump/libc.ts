@@ -81,10 +81,10 @@ const epollWait = libc.func('int epoll_wait(int epoll, _Out_ uint8_t *events, in
 
 export const errno: () => number = koffi.errno
 const { EINPROGRESS, ...errors } = koffi.os.errno as Record<
-  'EAGAIN' | 'EINTR' | 'EINPROGRESS' | 'ECONNRESET' | 'EMFILE' | 'ENFILE',
+  'EAGAIN' | 'EINTR' | 'EINPROGRESS' | 'ECONNRESET' | 'ECONNREFUSED' | 'ETIMEDOUT' | 'EMFILE' | 'ENFILE',
   number
 >
-export const { EAGAIN, EINTR, ECONNRESET, EMFILE, ENFILE } = errors
+export const { EAGAIN, EINTR, ECONNRESET, ECONNREFUSED, ETIMEDOUT, EMFILE, ENFILE } = errors
 export const SHUT_WR = 1
 
 const O_NONBLOCK = 0o4000
@@ -106,6 +106,7 @@ const TCP_KEEPINTVL = 5
 const TCP_KEEPCNT = 6
 const TCP_INFO = 11
 const TCP_USER_TIMEOUT = 18
+const TCP_NOTSENT_LOWAT = 25
 
 const SOCK_STREAM = 1
 const SO_ERROR = 4
@@ -185,6 +186,16 @@ export function closeWithReset(fd: number): void {
   linger.writeInt32LE(1, 0) // on, for 0 seconds
   setsockopt(fd, SOL_SOCKET, SO_LINGER, linger, linger.length)
   close(fd)
+}
+
+/**
+ * A connection that many streams share: the kernel keeps little more than what is on its way, so that what has to be
+ * sent soon does not wait behind bulk.
+ */
+export function setShared(fd: number, unsentBytes: number): void {
+  const value = Buffer.alloc(4)
+  value.writeInt32LE(unsentBytes)
+  setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, value, value.length)
 }
 
 /** Makes the kernel give up a TCP connection whose peer has been silent for about `seconds`. */

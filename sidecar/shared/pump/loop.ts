@@ -37,6 +37,11 @@ export class Loop {
     return this.#epoll.add(port.fd)
   }
 
+  /** Another task cares for a descriptor that is watched. */
+  hand(task: Task, port: Port): void {
+    this.#watched[port.fd] = { task, port }
+  }
+
   /** For descriptors that live on, or have duplicates. */
   unwatch(fd: number): void {
     this.#epoll.remove(fd)

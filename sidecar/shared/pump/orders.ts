@@ -34,6 +34,11 @@ export class PumpWorker {
     this.#guest = guest
   }
 
+  /** What TLS connections are made with now; undefined before there is a certificate. */
+  get context(): TlsContext | undefined {
+    return this.#context
+  }
+
   run(): never {
     report({ type: 'ready' })
     return this.loop.run()

@@ -97,6 +97,10 @@ export class Pump {
     return !this.#closed && this.#jobs.size < this.#maxConnections && performance.now() >= this.#notBefore
   }
 
+  get isRunning(): boolean {
+    return this.#running !== undefined
+  }
+
   /** Whether it takes connections; starts the worker if need be. */
   async ready(): Promise<boolean> {
     if (!this.available) return false

@@ -50,6 +50,8 @@ const express = new Express({
         : undefined,
     endpointsOf: () => [{ ...endpoint, terminating: false, sidecar: false }],
   },
+  declaredPorts: () => [],
+  trustDomain: 'cluster.local',
   accessLog: new AccessLog(log, metrics),
   used: () => undefined,
   metrics,
@@ -64,7 +66,7 @@ const interceptor = new Interceptor({
     const { signal } = new AbortController()
     const options = { host: '127.0.0.1', port: 9_000, deadlineMs: 5_000, signal, allowHalfOpen: true }
     const upstream = await dial(options)
-    express.learn(destination, 'a')
+    express.learn(destination, { key: 'a', route: 'plain' })
     await spliceSockets(socket, upstream)
   },
   log,

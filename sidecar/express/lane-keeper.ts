@@ -1,0 +1,190 @@
+import { X509Certificate } from 'node:crypto'
+import type { Duplex } from 'node:stream'
+import { descriptorOf } from '#shared/descriptor.ts'
+import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
+import { identityOf, podServerName, spiffeIdOf } from '#shared/identity.ts'
+import type { Logger } from '#shared/log.ts'
+import { close, dup } from '#shared/pump/libc.ts'
+import type { SidecarMetrics } from '../sidecar-metrics.ts'
+import { introduce, lanePreamble, welcome } from '../tunnel/side.ts'
+import type { ExpressOrder, ExpressReport, LaneRoute, NewLane } from './messages.ts'
+import { laneRoutes } from './messages.ts'
+
+/** Lanes that peers may have here: in all, and each pod. */
+const maxInbound = 2_000
+const maxInboundOfPeer = 8
+const maxOutbound = 1_000
+/** A peer to which no lane can be made is left alone for so long, in ms; longer each time. */
+const minBlockedMs = 1_000
+const maxBlockedMs = 60_000
+
+export interface LaneKeeperOptions {
+  trustDomain: string
+  /** Whether the worker runs, or could be started; resolves once it takes orders. */
+  ready: () => Promise<boolean>
+  /** Keeps account of a descriptor that becomes the worker's. */
+  own: (fd: number) => boolean
+  tell: (order: ExpressOrder) => void
+  metrics: SidecarMetrics
+  log: Logger
+}
+
+interface Kept {
+  id: number
+  route: LaneRoute
+  /** As dialler: the peer that is meant. As acceptor: the peer, once it is known. */
+  podUid: string | undefined
+  isDialer: boolean
+  isUp: boolean
+}
+
+/** The main thread's side of lanes: dials and takes them, and says who may be at their other end. */
+export class LaneKeeper {
+  readonly #options: LaneKeeperOptions
+  readonly #lanes = new Map<number, Kept>()
+  /** What is being dialled, by peer. */
+  readonly #dialling = new Set<string>()
+  readonly #blocked = new Map<string, { untilMs: number; forMs: number }>()
+  #lastId = 0
+  #draining = false
+
+  constructor(options: LaneKeeperOptions) {
+    this.#options = options
+  }
+
+  /** Lanes that are open. */
+  get size(): number {
+    return this.#lanes.size
+  }
+
+  /** Makes a lane to the peer by this route, unless there is one as good. Never rejects. */
+  async ensure(podUid: string, route: LaneRoute, dial: () => Promise<Duplex>): Promise<void> {
+    if (this.#draining || this.#dialling.has(podUid) || this.#hasAsGood(podUid, route)) return
+    const key = `${route} ${podUid}`
+    if ((this.#blocked.get(key)?.untilMs ?? 0) > performance.now() || this.#lanes.size >= maxOutbound) return
+    this.#dialling.add(podUid)
+    try {
+      if (!(await this.#options.ready())) return
+      const socket = await dial()
+      await introduce(socket, lanePreamble, `open a lane to pod ${podUid}`)
+      const serverName = podServerName(podUid, this.#options.trustDomain)
+      const lane = this.#hand(descriptorOf(socket), route, { podUid, serverName })
+      socket.destroy() // the worker has a duplicate
+      if (lane === undefined)
+        throw new EdgeMeshError('limit', `Cannot open a lane to pod ${podUid}: there is no descriptor left.`)
+    } catch (error) {
+      this.#block(key, error)
+    } finally {
+      this.#dialling.delete(podUid)
+    }
+  }
+
+  /** Takes a peer's lane, from its preamble on. */
+  async take(socket: Duplex, route: LaneRoute): Promise<void> {
+    const inbound = [...this.#lanes.values()].filter((l) => !l.isDialer).length
+    if (this.#draining || inbound >= maxInbound || !(await this.#options.ready())) {
+      socket.destroy()
+      return
+    }
+    welcome(socket, (fd) => void this.#hand(fd, route, undefined))
+  }
+
+  /** Lanes of the route take no new streams; those that are open may finish. */
+  retire(route: LaneRoute): void {
+    if (this.#lanes.size > 0) this.#options.tell({ type: 'retire', route })
+  }
+
+  /** Peers open no more streams. */
+  drain(): void {
+    this.#draining = true
+    if (this.#lanes.size > 0) this.#options.tell({ type: 'drain' })
+  }
+
+  onReport(report: Extract<ExpressReport, { type: 'named' | 'up' | 'retired' | 'over' }>): void {
+    const lane = this.#lanes.get(report.id)
+    if (lane === undefined) return
+    if (report.type === 'named') this.#onNamed(lane, report.certificate)
+    else if (report.type === 'up') {
+      lane.isUp = true
+      this.#blocked.delete(`${lane.route} ${lane.podUid}`)
+      this.#count(lane, 'up')
+    } else if (report.type === 'retired') lane.podUid = undefined
+    else {
+      this.#lanes.delete(lane.id)
+      if (lane.isDialer && lane.podUid !== undefined && !lane.isUp)
+        this.#block(`${lane.route} ${lane.podUid}`, report.error)
+      this.#options.log.debug({ lane: lane.id, route: lane.route, why: report.error }, 'a lane is over')
+    }
+  }
+
+  /** The worker is gone, and all lanes with it. */
+  onExit(): void {
+    this.#lanes.clear()
+  }
+
+  #hasAsGood(podUid: string, route: LaneRoute): boolean {
+    const good = laneRoutes.indexOf(route)
+    for (const lane of this.#lanes.values())
+      if (lane.isDialer && lane.podUid === podUid && laneRoutes.indexOf(lane.route) <= good) return true
+    return false
+  }
+
+  #hand(fd: number | undefined, route: LaneRoute, client: NewLane['client']): Kept | undefined {
+    const copy = fd === undefined ? -1 : dup(fd)
+    if (copy < 0) return undefined
+    if (!this.#options.own(copy)) {
+      close(copy)
+      return undefined
+    }
+    const id = ++this.#lastId
+    const lane = { id, route, podUid: client?.podUid, isDialer: client !== undefined, isUp: false }
+    this.#lanes.set(id, lane)
+    this.#options.tell({ type: 'lane', lane: { id, fd: copy, route, ...(client && { client }) } })
+    return lane
+  }
+
+  /** OpenSSL has verified the certificate; here it is seen whose it is. */
+  #onNamed(lane: Kept, certificate: Uint8Array): void {
+    const { trustDomain, tell, log } = this.#options
+    try {
+      const peer = identityOf(new X509Certificate(certificate), trustDomain)
+      if (lane.isDialer && peer.podUid !== lane.podUid)
+        throw new EdgeMeshError('identity-mismatch', `Cannot use a lane: pod ${peer.podUid} answers there.`)
+      if (!lane.isDialer) {
+        if (this.#inboundOf(peer.podUid) >= maxInboundOfPeer)
+          throw new EdgeMeshError('limit', `Cannot take a lane: pod ${peer.podUid} has enough of them.`)
+        lane.podUid = peer.podUid
+        this.#count(lane, 'up')
+      }
+      tell({
+        type: 'accept',
+        id: lane.id,
+        peer: lane.isDialer ? peer.podUid : `${spiffeIdOf(peer)} ${peer.podUid}`,
+      })
+    } catch (error) {
+      log.warn({ error: sentenceOf(error) }, 'refused a lane')
+      this.#count(lane, codeOf(error))
+      tell({ type: 'refuse', id: lane.id })
+    }
+  }
+
+  #inboundOf(podUid: string): number {
+    return [...this.#lanes.values()].filter((l) => !l.isDialer && l.podUid === podUid).length
+  }
+
+  #count({ isDialer }: Kept, outcome: string): void {
+    this.#options.metrics.lanes.inc({ side: isDialer ? 'dialer' : 'acceptor', outcome })
+  }
+
+  #block(key: string, error: unknown): void {
+    const before = this.#blocked.get(key)
+    const forMs = before === undefined ? minBlockedMs : Math.min(maxBlockedMs, before.forMs * 2)
+    if (before === undefined)
+      this.#options.log.info(
+        { peer: key, error: sentenceOf(error) },
+        'no lane to this pod: it stays on its session',
+      )
+    if (this.#blocked.size >= maxOutbound) this.#blocked.clear()
+    this.#blocked.set(key, { untilMs: performance.now() + forMs, forMs })
+  }
+}

@@ -1,0 +1,350 @@
+import { Port } from '#shared/pump/lanes.ts'
+import { close, EAGAIN, EINTR, errno, send, sendFlags } from '#shared/pump/libc.ts'
+import type { Loop, Task } from '#shared/pump/loop.ts'
+import {
+  BROKEN,
+  ENDED,
+  sealedBytes,
+  type TlsConnection,
+  WANTS_READ,
+  WANTS_WRITE,
+} from '#shared/pump/openssl.ts'
+import {
+  DATA,
+  FrameReader,
+  GOAWAY,
+  HELLO,
+  headerBytes,
+  maxPayload,
+  OPEN,
+  PING,
+  PONG,
+  version,
+  writeHeader,
+} from './frames.ts'
+import type { Ledger } from './ledger.ts'
+import type { LaneRoute } from './messages.ts'
+
+/** Frames of one round of the loop are sealed and sent together. */
+const batchBytes = 64 * 1024
+/** A DATA frame is begun with room for so many bytes. */
+const minRoom = 4 * 1024
+/** Of control frames, while the socket takes nothing: they are few for each stream. */
+const maxHeldBytes = 1024 * 1024
+const scratchBytes = 64 * 1024
+/** In one turn, so that all lanes get theirs. */
+const turnBytes = 256 * 1024
+const scratch = Buffer.allocUnsafeSlow(scratchBytes)
+const sealed = Buffer.allocUnsafeSlow(sealedBytes(batchBytes))
+/** Batches that no lane needs now. */
+const spare: Buffer[] = []
+const maxSpare = 16
+const none: Buffer = Buffer.alloc(0)
+
+/** A peer from which nothing has come for so long is dead; pings go out more often. In ms. */
+const silenceMs = 9_000
+const pingEveryMs = 3_000
+const idleMs = 5 * 60_000
+const handshakeMs = 10_000
+/** Of one key no more than 2^24.5 records should be encrypted. */
+const maxSealedBytes = 128 * 1024 ** 3
+
+/** A stream of a lane, as the lane sees it. */
+export interface LaneUser extends Task {
+  /** The bytes are valid during the call only. */
+  onData(bytes: Buffer): void
+  onControl(type: number, payload: Buffer): void
+  onLaneOver(): void
+}
+
+export interface LaneOptions {
+  id: number
+  fd: number
+  tls: TlsConnection
+  route: LaneRoute
+  /** Whose pod is at the other end; the acceptor learns it with `accept`. */
+  peer: string
+  isDialer: boolean
+  loop: Loop
+  ledger: Ledger
+  /** Lanes with frames that wait for the end of this round. */
+  dirty: Set<Lane>
+  on: LaneEvents
+}
+
+export interface LaneEvents {
+  /** The handshake is done, and the peer's certificate can be looked at. */
+  named: (lane: Lane) => void
+  /** Dialler: the acceptor has said that the lane may be used. */
+  up: (lane: Lane) => void
+  open: (lane: Lane, stream: number, payload: Buffer) => void
+  /** No streams are to be opened on it any more. */
+  retired: (lane: Lane) => void
+  over: (lane: Lane, error: string) => void
+}
+
+/** One TLS connection that carries many streams. */
+export class Lane implements Task {
+  readonly id: number
+  readonly route: LaneRoute
+  readonly isDialer: boolean
+  readonly users = new Map<number, LaneUser>()
+  peer: string
+  readonly #options: LaneOptions
+  readonly #port: Port
+  readonly #reader: FrameReader
+  #stage: 'handshake' | 'named' | 'open' | 'over' = 'handshake'
+  #isRetired = false
+  #batch: Buffer | undefined
+  #length = 0
+  /** Sealed, and not taken by the socket yet. */
+  #held: Buffer | undefined
+  readonly #waiting = new Set<Task>()
+  #lastStream = 0
+  #sealedBytes = 0
+  readonly #sinceMs = performance.now()
+  #heardMs = this.#sinceMs
+  #pingedMs = this.#sinceMs
+  #usedMs = this.#sinceMs
+
+  constructor(options: LaneOptions) {
+    this.#options = options
+    this.id = options.id
+    this.route = options.route
+    this.peer = options.peer
+    this.isDialer = options.isDialer
+    this.#port = new Port(options.fd)
+    this.#reader = new FrameReader({
+      onData: (stream, bytes) => this.users.get(stream)?.onData(bytes),
+      onControl: (type, stream, payload) => this.#onControl(type, stream, payload),
+    })
+  }
+
+  /** False when the kernel refuses. */
+  start(): boolean {
+    this.#options.loop.stir(this)
+    return this.#options.loop.watch(this, this.#port)
+  }
+
+  get isOpen(): boolean {
+    return this.#stage === 'open'
+  }
+
+  get isRetired(): boolean {
+    return this.#isRetired
+  }
+
+  /** The peer's certificate, DER. */
+  certificate(): Buffer {
+    return this.#options.tls.peerCertificate()
+  }
+
+  /** The peer is who it should be: by `peer` the access lines call it. */
+  accept(peer: string): void {
+    if (this.#stage !== 'named') return
+    this.#stage = 'open'
+    this.peer = peer
+    this.#port.readable = true // OpenSSL may hold some
+    if (!this.isDialer) this.control(HELLO, 0, Buffer.from([version]))
+    this.#options.loop.stir(this)
+  }
+
+  /** A number for a stream that is opened here. */
+  nextStream(): number {
+    return ++this.#lastStream
+  }
+
+  /** New streams go elsewhere; the lane ends with its last one. */
+  retire(): void {
+    if (this.#isRetired || this.#stage === 'over') return
+    this.#isRetired = true
+    if (!this.isDialer) this.control(GOAWAY, 0)
+    this.#options.on.retired(this)
+  }
+
+  turn(): 'waiting' | 'more' | 'finished' {
+    if (this.#stage === 'handshake') this.#handshake()
+    if (this.#stage !== 'open') return 'waiting'
+    if (this.#held !== undefined && this.#port.writable) this.flush()
+    for (let taken = 0; taken < turnBytes; ) {
+      if (this.#stage !== 'open' || !this.#port.readable) return 'waiting'
+      taken += this.#read()
+    }
+    return 'more'
+  }
+
+  /** Where a DATA frame's payload may be put; undefined while the socket takes no more, and then it stirs `task`. */
+  reserve(task: Task, most: number): Buffer | undefined {
+    if (this.#held === undefined && this.#length + headerBytes + minRoom > batchBytes) this.flush()
+    if (this.#held !== undefined || this.#stage !== 'open') {
+      this.#waiting.add(task)
+      return undefined
+    }
+    this.#batch ??= spare.pop() ?? Buffer.allocUnsafeSlow(batchBytes)
+    const from = this.#length + headerBytes
+    return this.#batch.subarray(from, Math.min(batchBytes, from + Math.min(most, maxPayload)))
+  }
+
+  /** What was reserved last has so many bytes. */
+  commit(stream: number, length: number): void {
+    if (this.#batch === undefined) return
+    writeHeader(this.#batch, this.#length, DATA, length, stream)
+    this.#length += headerBytes + length
+    this.#options.dirty.add(this)
+  }
+
+  /** Goes with the next batch, however much the socket takes. */
+  control(type: number, stream: number, payload = none): void {
+    if (this.#stage !== 'open') return
+    if (this.#length + headerBytes + payload.length > batchBytes) this.#seal()
+    if ((this.#held?.length ?? 0) > maxHeldBytes) this.fail('the peer takes nothing')
+    if (this.#stage !== 'open') return
+    this.#batch ??= spare.pop() ?? Buffer.allocUnsafeSlow(batchBytes)
+    writeHeader(this.#batch, this.#length, type, payload.length, stream)
+    payload.copy(this.#batch, this.#length + headerBytes)
+    this.#length += headerBytes + payload.length
+    this.#options.dirty.add(this)
+  }
+
+  /** Seals and sends what there is. */
+  flush(): void {
+    this.#options.dirty.delete(this)
+    if (this.#stage !== 'open') return
+    if (this.#held !== undefined) this.#sendHeld()
+    if (this.#held === undefined && this.#length > 0) this.#seal()
+    if (this.#held !== undefined) {
+      if (this.#length > 0) this.#options.dirty.add(this)
+      return
+    }
+    for (const task of this.#waiting) this.#options.loop.stir(task)
+    this.#waiting.clear()
+  }
+
+  /** Gives a task of the lane's another turn. */
+  stir(task: Task): void {
+    this.#options.loop.stir(task)
+  }
+
+  /** Looks at its deadlines; `starved`: this thread itself has not run for a while. */
+  tick(nowMs: number, starved: boolean): void {
+    if (starved) this.#heardMs = nowMs
+    if (this.#stage !== 'open') {
+      if (nowMs - this.#sinceMs > handshakeMs) this.fail('the handshake takes too long')
+      return
+    }
+    if (this.users.size > 0) this.#usedMs = nowMs
+    if (nowMs - this.#heardMs > silenceMs) this.fail('the peer is silent')
+    else if (this.users.size === 0 && this.#isRetired) this.fail('it is retired')
+    else if (this.isDialer && nowMs - this.#usedMs > idleMs) this.fail('it is idle')
+    else if (this.isDialer && this.#sealedBytes > maxSealedBytes) this.retire()
+    else if (nowMs - this.#pingedMs >= pingEveryMs) {
+      this.#pingedMs = nowMs
+      if (this.isDialer) this.control(PING, 0)
+    }
+  }
+
+  fail(error: string): void {
+    if (this.#stage === 'over') return
+    this.#stage = 'over'
+    const { loop, ledger, fd, tls, dirty, on } = this.#options
+    dirty.delete(this)
+    loop.rest(this)
+    loop.unwatch(fd) // the main thread may not have closed its duplicate yet
+    tls.free()
+    ledger.disown(fd)
+    close(fd)
+    const users = [...this.users.values()]
+    this.users.clear()
+    this.#waiting.clear()
+    this.#held = undefined
+    this.#giveBatch()
+    on.over(this, error)
+    for (const user of users) user.onLaneOver()
+  }
+
+  #handshake(): void {
+    const { tls, on } = this.#options
+    const result = tls.handshake()
+    if (result === 0) {
+      this.#stage = 'named'
+      on.named(this)
+    } else if (result === WANTS_READ) this.#port.readable = false
+    else if (result === WANTS_WRITE) this.#port.writable = false
+    else this.fail(tls.failure())
+  }
+
+  /** Decrypts as many records as fit, then takes their frames together; how many bytes that were. */
+  #read(): number {
+    const { tls } = this.#options
+    let length = 0
+    let end: string | undefined
+    while (length <= scratchBytes - 16 * 1024) {
+      const count = tls.read(length === 0 ? scratch : scratch.subarray(length))
+      if (count > 0) {
+        length += count
+        continue
+      }
+      if (count === WANTS_READ) this.#port.readable = false
+      else end = count === ENDED || count === BROKEN ? 'the connection ended' : 'TLS is renegotiated'
+      break
+    }
+    if (length > 0) {
+      this.#heardMs = performance.now()
+      if (!this.#reader.feed(scratch.subarray(0, length))) end ??= 'the peer sends what is no frame'
+    }
+    if (end !== undefined) this.fail(end)
+    return length
+  }
+
+  #onControl(type: number, stream: number, payload: Buffer): void {
+    if (this.#stage !== 'open') return
+    const { on } = this.#options
+    if (type === PING) this.control(PONG, 0)
+    else if (type === HELLO && this.isDialer && payload[0] === version) on.up(this)
+    else if (type === GOAWAY && this.isDialer) this.retire()
+    else if (type === OPEN && !this.isDialer && stream > this.#lastStream) {
+      this.#lastStream = stream
+      on.open(this, stream, payload)
+    } else if (type === HELLO || type === GOAWAY || type === OPEN) this.fail('the peer breaks the protocol')
+    else this.users.get(stream)?.onControl(type, payload)
+  }
+
+  /** Encrypts the batch and offers it to the socket; what that does not take is held. */
+  #seal(): void {
+    const batch = this.#batch
+    if (this.#length === 0 || batch === undefined) return
+    const length = this.#options.tls.seal(batch.subarray(0, this.#length), sealed)
+    this.#sealedBytes += Math.max(0, length)
+    this.#giveBatch()
+    if (length < 0) {
+      this.fail('what is to be sent cannot be encrypted')
+      return
+    }
+    if (this.#held !== undefined) {
+      this.#held = Buffer.concat([this.#held, sealed.subarray(0, length)])
+      return
+    }
+    const count = Math.max(0, send(this.#options.fd, sealed, length, sendFlags))
+    if (count === length) return
+    this.#held = Buffer.from(sealed.subarray(count, length))
+    this.#sendHeld()
+  }
+
+  #sendHeld(): void {
+    while (this.#held !== undefined) {
+      const count = send(this.#options.fd, this.#held, this.#held.length, sendFlags)
+      if (count === this.#held.length) this.#held = undefined
+      else if (count > 0) this.#held = this.#held.subarray(count)
+      else if (errno() === EAGAIN) {
+        this.#port.writable = false
+        return
+      } else if (errno() !== EINTR) this.fail('the connection broke')
+    }
+  }
+
+  #giveBatch(): void {
+    if (this.#batch !== undefined && spare.length < maxSpare) spare.push(this.#batch)
+    this.#batch = undefined
+    this.#length = 0
+  }
+}
