@@ -222,6 +222,7 @@ async function startInterception(
     ),
     router,
     accessLog,
+    follow: (socket, destination) => express.follow(socket, destination),
     onRouted: (destination, routed) => express.learn(destination, routed),
     signal,
   })

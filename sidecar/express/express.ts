@@ -1,7 +1,8 @@
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
+import { descriptorOf } from '#shared/descriptor.ts'
 import type { Logger } from '#shared/log.ts'
-import { close, closeWithReset } from '#shared/pump/libc.ts'
+import { close, closeWithReset, dup } from '#shared/pump/libc.ts'
 import type { FastPathMode } from '#shared/pump/mode.ts'
 import type { Guest, Pump } from '#shared/pump/pump.ts'
 import { resetStream } from '#shared/reset.ts'
@@ -44,6 +45,9 @@ export interface ExpressOptions {
   log: Logger
 }
 
+/** How long connections may wait for the first one to their destination to show them the way, in ms. */
+const followMs = 500
+
 interface Known {
   key: string
   destination: Destination
@@ -79,6 +83,8 @@ export class Express implements Guest {
   readonly #resting = new Map<string, { untilMs: number; forMs: number }>()
   readonly #waiting: (() => void)[] = []
   readonly #lanes: LaneKeeper
+  /** Destinations that are being connected to for the first time: whether the worker can carry what follows. */
+  readonly #pioneers = new Map<string, PromiseWithResolvers<boolean>>()
   #ledger = new Ledger()
   #interceptor: Interceptor | undefined
   #accepts = false
@@ -115,13 +121,28 @@ export class Express implements Guest {
   }
 
   /** A destination was connected to: the next connections to it may go by themselves. */
-  learn(destination: Destination, { key: after, route, bulk }: Routed): void {
+  learn(destination: Destination, routed: Routed): void {
     if (this.#closed || this.#options.mode === 'never') return
-    if (bulk !== undefined && route !== 'local' && route !== 'plain')
-      void this.#lanes.ensure(bulk.podUid, route, bulk.dial)
     const name = authorityOf(destination.address, destination.port)
-    const known = this.#known.get(name) ?? this.#add(name, destination, after)
-    if (known?.flow !== undefined && !this.#accepts) void this.#begin()
+    const known = this.#known.get(name) ?? this.#add(name, destination, routed.key)
+    void this.#prepare(known, routed).then((ready) => this.#pioneers.get(name)?.resolve(ready))
+  }
+
+  /**
+   * Gives a captured connection to the worker after all, when another one to the same destination is just being made:
+   * of many that an app opens at once, only the first takes the long way. False when it stays with the main thread.
+   */
+  async follow(socket: Socket, destination: Destination): Promise<boolean> {
+    if (this.#closed || this.#options.mode === 'never') return false
+    const name = authorityOf(destination.address, destination.port)
+    const known = this.#known.get(name)
+    if (known !== undefined && known.flow === undefined) return false
+    const pioneer = this.#pioneers.get(name)
+    if (pioneer === undefined) {
+      if (this.#pioneers.size < maxFlows) this.#explore(name)
+      return false
+    }
+    return (await pioneer.promise) && this.#giveAway(socket)
   }
 
   /** The catalogue has changed: all of it, or the endpoints of one service. */
@@ -191,6 +212,41 @@ export class Express implements Guest {
     this.#lanes.onExit()
     for (const resolve of this.#waiting.splice(0)) resolve()
     if (!this.#closed) void this.#interceptor?.takeBack()
+  }
+
+  #explore(name: string): void {
+    const pioneer = Promise.withResolvers<boolean>()
+    this.#pioneers.set(name, pioneer)
+    void this.#options.pump.ready() // starts while the first is being connected
+    const timer = setTimeout(() => pioneer.resolve(false), followMs)
+    void pioneer.promise.then(() => {
+      clearTimeout(timer)
+      this.#pioneers.delete(name)
+    })
+  }
+
+  /** Makes sure of what the worker needs for the destination; whether it can carry connections there. */
+  async #prepare(known: Known | undefined, { route, bulk }: Routed): Promise<boolean> {
+    const lane =
+      bulk === undefined || route === 'local' || route === 'plain'
+        ? true
+        : this.#lanes.ensure(bulk.podUid, route, bulk.dial)
+    if (known?.flow === undefined) return false
+    if (!this.#accepts) await this.#begin()
+    return (await lane) && this.#accepts
+  }
+
+  #giveAway(socket: Socket): boolean {
+    const fd = socket.destroyed ? undefined : descriptorOf(socket)
+    const copy = fd === undefined ? -1 : dup(fd)
+    if (copy < 0) return false
+    if (!this.#ledger.own(copy)) {
+      close(copy)
+      return false
+    }
+    this.#tell({ type: 'captured', fd: copy, family: socket.remoteFamily === 'IPv6' ? 6 : 4 })
+    socket.destroy() // the worker has a duplicate
+    return true
   }
 
   /** Hands accepting over to the worker, with all that is known. */

@@ -36,6 +36,8 @@ interface Kept {
   podUid: string | undefined
   isDialer: boolean
   isUp: boolean
+  /** Whether it has come up, once that is known. */
+  readonly cameUp: PromiseWithResolvers<boolean>
 }
 
 /** The main thread's side of lanes: dials and takes them, and says who may be at their other end. */
@@ -57,14 +59,16 @@ export class LaneKeeper {
     return this.#lanes.size
   }
 
-  /** Makes a lane to the peer by this route, unless there is one as good. Never rejects. */
-  async ensure(podUid: string, route: LaneRoute, dial: () => Promise<Duplex>): Promise<void> {
-    if (this.#draining || this.#dialling.has(podUid) || this.#hasAsGood(podUid, route)) return
+  /** Makes a lane to the peer by this route, unless there is one as good; whether there is one then. Never rejects. */
+  async ensure(podUid: string, route: LaneRoute, dial: () => Promise<Duplex>): Promise<boolean> {
+    const known = this.#asGood(podUid, route)
+    if (known !== undefined) return known.cameUp.promise
     const key = `${route} ${podUid}`
-    if ((this.#blocked.get(key)?.untilMs ?? 0) > performance.now() || this.#lanes.size >= maxOutbound) return
+    const rests = (this.#blocked.get(key)?.untilMs ?? 0) > performance.now()
+    if (this.#draining || this.#dialling.has(podUid) || rests || this.#lanes.size >= maxOutbound) return false
     this.#dialling.add(podUid)
     try {
-      if (!(await this.#options.ready())) return
+      if (!(await this.#options.ready())) return false
       const socket = await dial()
       await introduce(socket, lanePreamble, `open a lane to pod ${podUid}`)
       const serverName = podServerName(podUid, this.#options.trustDomain)
@@ -72,8 +76,10 @@ export class LaneKeeper {
       socket.destroy() // the worker has a duplicate
       if (lane === undefined)
         throw new EdgeMeshError('limit', `Cannot open a lane to pod ${podUid}: there is no descriptor left.`)
+      return await lane.cameUp.promise
     } catch (error) {
       this.#block(key, error)
+      return false
     } finally {
       this.#dialling.delete(podUid)
     }
@@ -106,11 +112,13 @@ export class LaneKeeper {
     if (report.type === 'named') this.#onNamed(lane, report.certificate)
     else if (report.type === 'up') {
       lane.isUp = true
+      lane.cameUp.resolve(true)
       this.#blocked.delete(`${lane.route} ${lane.podUid}`)
       this.#count(lane, 'up')
     } else if (report.type === 'retired') lane.podUid = undefined
     else {
       this.#lanes.delete(lane.id)
+      lane.cameUp.resolve(false)
       if (lane.isDialer && lane.podUid !== undefined && !lane.isUp)
         this.#block(`${lane.route} ${lane.podUid}`, report.error)
       this.#options.log.debug({ lane: lane.id, route: lane.route, why: report.error }, 'a lane is over')
@@ -119,14 +127,15 @@ export class LaneKeeper {
 
   /** The worker is gone, and all lanes with it. */
   onExit(): void {
+    for (const { cameUp } of this.#lanes.values()) cameUp.resolve(false)
     this.#lanes.clear()
   }
 
-  #hasAsGood(podUid: string, route: LaneRoute): boolean {
+  #asGood(podUid: string, route: LaneRoute): Kept | undefined {
     const good = laneRoutes.indexOf(route)
     for (const lane of this.#lanes.values())
-      if (lane.isDialer && lane.podUid === podUid && laneRoutes.indexOf(lane.route) <= good) return true
-    return false
+      if (lane.isDialer && lane.podUid === podUid && laneRoutes.indexOf(lane.route) <= good) return lane
+    return undefined
   }
 
   #hand(fd: number | undefined, route: LaneRoute, client: NewLane['client']): Kept | undefined {
@@ -137,7 +146,8 @@ export class LaneKeeper {
       return undefined
     }
     const id = ++this.#lastId
-    const lane = { id, route, podUid: client?.podUid, isDialer: client !== undefined, isUp: false }
+    const cameUp = Promise.withResolvers<boolean>()
+    const lane = { id, route, podUid: client?.podUid, isDialer: client !== undefined, isUp: false, cameUp }
     this.#lanes.set(id, lane)
     this.#options.tell({ type: 'lane', lane: { id, fd: copy, route, ...(client && { client }) } })
     return lane

@@ -54,6 +54,8 @@ export interface ExpressData {
 
 export type ExpressOrder =
   | { type: 'listen'; listeners: readonly Listener[] }
+  /** A captured connection that comes back from the main thread, with nothing read. */
+  | { type: 'captured'; fd: number; family: 4 | 6 }
   /** `after`: the key that had the last turn, for a flow that is new. */
   | { type: 'flow'; key: string; flow: Flow | undefined; after?: string }
   /** Accepts no more, and says `idle`. */

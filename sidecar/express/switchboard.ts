@@ -94,6 +94,9 @@ export class Switchboard {
         this.#listening = []
         this.#report({ type: 'idle' })
         return
+      case 'captured':
+        this.#place(order.fd, order.family)
+        return
       case 'flow':
         if (order.flow === undefined) this.#flows.delete(order.key)
         else this.#install(order.key, order.flow, order.after)

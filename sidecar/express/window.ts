@@ -1,10 +1,10 @@
 /** What a stream begins with, in bytes; where much is granted already, the lesser. */
 const initialWindow = 64 * 1024
 const scarceWindow = 16 * 1024
-/** One stream fills 8 MiB on its way: 600 Mbit/s at 100 ms. */
-const maxWindow = 8 * 1024 * 1024
+/** One stream may have 4 MiB on its way: 335 Mbit/s at 100 ms. */
+const maxWindow = 4 * 1024 * 1024
 /** Of all streams of the process: what their apps do not take may come to lie in our memory. */
-const budgetBytes = 24 * 1024 * 1024
+const budgetBytes = 8 * 1024 * 1024
 
 /** How much all streams may be sent, together. */
 export class Windows {

@@ -31,6 +31,8 @@ export interface OutboundOptions {
   accessLog: AccessLog
   metrics: SidecarMetrics
   fastPath: FastPath
+  /** Whether the connection is carried elsewhere, with nothing read of it. */
+  follow: (socket: Socket, destination: Destination) => Promise<boolean>
   /** Told of each destination that was connected to, and how. */
   onRouted: (destination: Destination, routed: Routed) => void
   signal: AbortSignal
@@ -61,6 +63,7 @@ export class Outbound {
   /** Never rejects; the outcome is the app's bytes, or a reset, and one access line. */
   async carry(socket: Socket, destination: Destination): Promise<void> {
     const { accessLog, signal } = this.#options
+    if (await this.#options.follow(socket, destination)) return
     const entry = accessLog.open({
       direction: 'outbound',
       destination: authorityOf(destination.address, destination.port),
