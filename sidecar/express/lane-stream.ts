@@ -105,7 +105,7 @@ export class LaneStream implements LaneUser {
       }
     }
     if (!this.#inEnded || this.#inDone) return
-    this.#app.end()
+    if (!this.#outDone) this.#app.end() // else it is closed at once
     this.#inDone = true
   }
 

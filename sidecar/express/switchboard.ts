@@ -74,7 +74,7 @@ export class Switchboard {
     const { loop, pipes } = worker
     const { mode } = data
     const copies = () => (mode === 'random' ? Math.random() < 0.5 : mode !== 'always')
-    const jointOptions = () => ({ copies: copies() })
+    const jointOptions = () => ({ copies: copies(), closes: true })
     const [ledger, records] = [new Ledger(data.ledger), new Records(report)]
     this.#around = { loop, pipes, ledger, records, windows: new Windows(), jointOptions }
     this.#house = new LaneHouse(worker, this.#around, report, data.maxConnections)

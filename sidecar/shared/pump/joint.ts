@@ -7,6 +7,8 @@ export interface JointOptions {
   bEnded?: boolean
   /** Starts by copying, as for small talk; bulk is spliced once it is seen. */
   copies?: boolean
+  /** Both sockets are closed as soon as it is finished. */
+  closes?: boolean
 }
 
 /** Two sockets that are joined, each direction by itself. */
@@ -15,12 +17,14 @@ export class Joint {
   readonly #b: Port
   readonly #up: SpliceLane
   readonly #down: SpliceLane
+  readonly #closes: boolean
   #upTurn: Turn = 'more'
   #downTurn: Turn = 'more'
   broke: Side | undefined
 
   constructor(a: Port, b: Port, pipes: PipePool, options: JointOptions = {}) {
-    const { aEnded = false, bEnded = false, copies = false } = options
+    const { aEnded = false, bEnded = false, copies = false, closes = false } = options
+    this.#closes = closes
     this.#a = a
     this.#b = b
     this.#up = new SpliceLane(a, b, pipes, aEnded, copies)
@@ -37,12 +41,12 @@ export class Joint {
 
   turn(): 'waiting' | 'more' | 'finished' {
     if (this.#upTurn !== 'done') {
-      this.#upTurn = this.#up.turn()
+      this.#upTurn = this.#up.turn(this.#closes && this.#downTurn === 'done')
       if (this.#upTurn === 'source-broke') this.broke = 'a'
       if (this.#upTurn === 'target-broke') this.broke = 'b'
     }
     if (this.#downTurn !== 'done') {
-      this.#downTurn = this.#down.turn()
+      this.#downTurn = this.#down.turn(this.#closes && this.#upTurn === 'done')
       if (this.#downTurn === 'source-broke') this.broke = 'b'
       if (this.#downTurn === 'target-broke') this.broke = 'a'
     }

@@ -62,7 +62,7 @@ export class Port {
    * where a write has met it, a reset reads as an end.
    */
   missed(count: number): 'nothing' | 'interrupted' | 'ended' | 'broke' {
-    if (count === 0) return tcpState(this.fd) === TCP_CLOSE && !this.ending.sent ? 'broke' : 'ended'
+    if (count === 0) return !this.ending.sent && tcpState(this.fd) === TCP_CLOSE ? 'broke' : 'ended'
     if (errno() === EINTR) return 'interrupted'
     if (errno() !== EAGAIN) return 'broke'
     this.readable = false
@@ -174,12 +174,13 @@ export class SpliceLane implements Lane {
     this.#copies = copies
   }
 
-  turn(): Turn {
+  /** `isLast`: the sockets are closed after it, so the end needs no telling. */
+  turn(isLast = false): Turn {
     for (const until = this.bytes + turnBytes; this.bytes < until; ) {
       const empty = this.#pass()
       if (empty !== undefined) return empty
       if (this.#ended) {
-        this.#to.end()
+        if (!isLast) this.#to.end()
         return 'done'
       }
       const taken = this.#take()
