@@ -1,7 +1,6 @@
 import type { WebSocket } from 'ws'
 import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import type { PodIdentity } from '#shared/identity.ts'
-import { withDeadline } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
 import { natOf } from '#shared/nat.ts'
 import { Secret } from '#shared/secret.ts'
@@ -21,10 +20,8 @@ import type { NatKnowledge } from './rendezvous.ts'
 import { TokenBucket } from './token-bucket.ts'
 import type { VerifiedToken } from './token-verifier/verifier.ts'
 
-/** How long a connection may be without its hello, in ms. */
+/** How long a connection may be without its hello, in ms. What waits for us afterwards is not the client's fault. */
 const helloDeadlineMs = 10_000
-/** How long the verification of a token may take, in ms. */
-const verifyDeadlineMs = 10_000
 /** Messages of one client that wait to be handled. */
 const maxQueued = 600
 /**
@@ -39,7 +36,8 @@ export interface ChannelOwner {
   readonly trustDomain: string
   readonly replica: string
   readonly log: Logger
-  verify(token: Secret): Promise<VerifiedToken>
+  /** In its turn; gives up with `not-connected` when nobody waits for it any more. */
+  verify(token: Secret, isWanted: () => boolean): Promise<VerifiedToken>
   /** The pod's identity when the catalogue knows such a pod now; else `forbidden`. */
   admit(token: VerifiedToken): PodIdentity
   /** False when the pod opens channels more often than any that works would. */
@@ -82,6 +80,7 @@ export class Channel implements Presence, Participant {
   #owesIndex = false
   /** The largest message of the catalogue that may be unread. */
   #largest = 0
+  #helloLate: NodeJS.Timeout | undefined
   /** All messages and pings, renewals, relay requests: a broken client slows down only itself. */
   readonly #messages = new TokenBucket(2_000, 200)
   readonly #renewals = new TokenBucket(5, 1 / 10)
@@ -109,10 +108,8 @@ export class Channel implements Presence, Participant {
       clearTimeout(late)
       owner.onClose(this)
     })
-    this.welcomed.promise.then(() => clearTimeout(late))
+    this.#helloLate = late
   }
-
-  readonly welcomed = Promise.withResolvers<void>()
 
   /** Empty before the hello. */
   get podUid(): string {
@@ -213,6 +210,7 @@ export class Channel implements Presence, Participant {
 
   #refuse(error: unknown): void {
     const code = error instanceof EdgeMeshError ? error.code : 'internal'
+    if (code === 'not-connected') return // it left before its turn
     this.#owner.onRefused(code)
     this.#owner.log.warn({ pod: this.podUid, code, error: sentenceOf(error) }, 'refused a control channel')
     const close = {
@@ -269,6 +267,7 @@ export class Channel implements Presence, Participant {
   }
 
   async #onHello(hello: Extract<ClientMessage, { type: 'hello' }>): Promise<void> {
+    clearTimeout(this.#helloLate)
     const certificate = await this.#certify(hello.request)
     // Closed meanwhile: its close has been dealt with, so the place that it took now would never be left.
     if (!this.open) return
@@ -282,7 +281,6 @@ export class Channel implements Presence, Participant {
       certificate,
       ...(this.observed === undefined ? {} : { observed: this.observed }),
     })
-    this.welcomed.resolve()
     this.welcomedAt = Date.now()
     this.#owner.onWelcome(this, hello.resume)
     for (const service of hello.subscriptions) this.#subscribe(service)
@@ -298,11 +296,7 @@ export class Channel implements Presence, Participant {
   /** Verifies the request and issues; from the first time on, only the same pod's tokens will do. */
   async #certify(request: CertificateRequest, boundTo?: string): Promise<IssuedCertificate> {
     const { verify, admit, issue } = this.#owner
-    const verified = await withDeadline(
-      verify(new Secret(request.token)),
-      verifyDeadlineMs,
-      'verify the token',
-    )
+    const verified = await verify(new Secret(request.token), () => this.open)
     if (boundTo !== undefined && verified.podUid !== boundTo) {
       throw new EdgeMeshError('unauthenticated', 'Cannot renew with the token of another pod.')
     }

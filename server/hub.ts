@@ -4,12 +4,14 @@ import type { CertificateAuthority } from '#shared/authority/certificate-authori
 import type { Endpoint } from '#shared/catalogue.ts'
 import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import type { PodIdentity } from '#shared/identity.ts'
+import { withDeadline } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
 import type { Secret } from '#shared/secret.ts'
 import { type Address, type ClientMessage, closeCodes, type ServerMessage } from '#shared/wire.ts'
 import { changedEndpoints, IndexHistory } from './catalogue/history.ts'
 import { type CatalogueSource, type CatalogueState, declaredPorts } from './catalogue/source.ts'
 import { Channel, type ChannelOwner } from './control-channel.ts'
+import { Gate } from './gate.ts'
 import { type Guest, Meetings, type Participant } from './meetings.ts'
 import { Registry } from './registry.ts'
 import type { Relay } from './relay.ts'
@@ -21,6 +23,12 @@ import type { TokenVerifier, VerifiedToken } from './token-verifier/verifier.ts'
 
 /** Clients take three times that in silence for the end of the channel. */
 const pingEveryMs = 5_000
+/** How long the verification of a token may take, in ms. */
+const verifyDeadlineMs = 10_000
+/** Tokens that are verified at once: the API server may take its time for each. */
+const maxVerifying = 32
+/** Certificates that are made at once: that costs us time, and the event loop must get its turns. */
+const maxIssuing = 4
 /** Over how long clients are told to come back after a restart, in ms. */
 const smearMs = 2_000
 
@@ -64,6 +72,9 @@ export class Hub implements ChannelOwner {
   /** Messages are encoded once for all that get them. */
   readonly #encoded = new WeakMap<readonly Endpoint[], string>()
   #index = { version: 0, text: '' }
+  /** When thousands come at once, after a restart say. */
+  readonly #verifying = new Gate(maxVerifying)
+  readonly #issuing = new Gate(maxIssuing)
 
   constructor(options: HubOptions) {
     const { source, metrics } = options
@@ -157,7 +168,11 @@ export class Hub implements ChannelOwner {
     this.#delivery.close()
   }
 
-  readonly verify = (token: Secret): Promise<VerifiedToken> => this.#options.verifier.verify(token)
+  readonly verify = (token: Secret, isWanted: () => boolean): Promise<VerifiedToken> =>
+    this.#verifying.run(async () => {
+      if (!isWanted()) throw new EdgeMeshError('not-connected', 'Cannot verify the token: its sender left.')
+      return withDeadline(this.#options.verifier.verify(token), verifyDeadlineMs, 'verify the token')
+    })
 
   readonly admit = (token: VerifiedToken): PodIdentity => {
     const { trustDomain, source } = this.#options
@@ -186,7 +201,7 @@ export class Hub implements ChannelOwner {
     const { authority, source, leafLifetimeMs, maxLeafLifetimeMs = Number.POSITIVE_INFINITY } = this.#options
     const asked = source.state.pods.get(identity.podUid)?.leafLifetimeMs
     const lifetimeMs = asked === undefined ? leafLifetimeMs : Math.min(asked, maxLeafLifetimeMs)
-    const certificate = await authority.issue(identity, publicKey, lifetimeMs)
+    const certificate = await this.#issuing.run(() => authority.issue(identity, publicKey, lifetimeMs))
     this.#options.metrics.certificates.inc()
     return certificate
   }

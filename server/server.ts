@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { createServer as createHttpServer, type Server as HttpServer } from 'node:http'
+import { createServer as createHttpServer, type Server as HttpServer, type IncomingMessage } from 'node:http'
 import { createServer as createHttpsServer, type Server as HttpsServer } from 'node:https'
 import { createServer, type Server as NetServer, type Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
@@ -24,6 +24,8 @@ import { Admission, type AdmissionLimits, admissionLimits } from './admission.ts
 import type { Hub } from './hub.ts'
 import type { Relay } from './relay.ts'
 import type { ServerMetrics } from './server-metrics.ts'
+import type { SealedStream } from './tls/sealed-stream.ts'
+import { Terminator } from './tls/terminator.ts'
 
 export interface Deadlines {
   /** For a connection's first byte, and for the headers of a request, in ms. */
@@ -52,6 +54,8 @@ export interface ServerOptions {
   log: Logger
   deadlines?: Deadlines
   admission?: AdmissionLimits
+  /** Another file for the worker that does TLS handshakes; for tests. */
+  handshakeWorker?: URL
 }
 
 /** The one public port: TLS carries the control channel, plain HTTP upgrades join the relay. */
@@ -60,7 +64,11 @@ export class Server {
   readonly #deadlines: Deadlines
   readonly #net: NetServer
   readonly #plain: HttpServer
+  /** Where the worker that does TLS handshakes cannot run. */
   readonly #tls: HttpsServer
+  /** HTTP inside TLS that the worker has begun. */
+  readonly #secured: HttpServer
+  readonly #terminator: Terminator
   readonly #webSockets: WebSocketServer
   /** Connections that owe us their request. */
   readonly #expected = new WeakMap<Duplex, NodeJS.Timeout>()
@@ -82,6 +90,17 @@ export class Server {
       handshakeTimeout: this.#deadlines.handshakeMs,
       requestCert: true, // other replicas show one; pods prove by their token who they are
       rejectUnauthorized: false,
+    })
+    this.#secured = createHttpServer(http)
+    this.#terminator = new Terminator({
+      ...(options.handshakeWorker === undefined ? {} : { worker: options.handshakeWorker }),
+      handshakeMs: this.#deadlines.handshakeMs,
+      log: options.log,
+      onSecured: (stream) => {
+        this.#expectUpgrade(stream)
+        this.#secured.emit('connection', stream)
+      },
+      onFailed: (why) => options.log.debug({ error: why }, 'TLS handshake failed'),
     })
     this.#webSockets = new WebSocketServer({
       noServer: true,
@@ -153,6 +172,7 @@ export class Server {
     relay.close()
     await Promise.race([closed, pause(lastWordsMs)])
     for (const socket of this.#sockets) socket.destroy()
+    await this.#terminator.close()
   }
 
   #wire(): void {
@@ -168,37 +188,41 @@ export class Server {
       if (isTaken) this.#prove(request.socket)
     })
     this.#tls.on('secureConnection', (socket) => this.#expectUpgrade(socket))
-    for (const http of [this.#plain, this.#tls]) {
+    for (const http of [this.#plain, this.#tls, this.#secured]) {
       http.on('request', (_request, response) => response.writeHead(404, { connection: 'close' }).end())
       http.on('clientError', (_error, socket) => socket.destroy())
     }
     this.#tls.on('tlsClientError', (error) => log.debug({ error: sentenceOf(error) }, 'TLS handshake failed'))
-    this.#tls.on('upgrade', (request, socket, head) => {
-      this.#expectNothing(socket)
-      socket.on('error', () => socket.destroy())
-      const protocol = request.headers['sec-websocket-protocol']
-      if (request.url === controlPath && protocol === controlProtocol && !this.#draining)
-        this.#webSockets.handleUpgrade(request, socket, head, (webSocket) =>
-          hub.accept(webSocket, remoteOf(request.socket), () => this.#prove(request.socket)),
-        )
-      else if (request.url === replicaPath && protocol === replicaProtocol && this.#isReplica(socket))
-        this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => {
-          this.#prove(request.socket)
-          hub.acceptReplica(webSocket)
-        })
-      else
-        refuse(
-          socket,
-          request.url === controlPath && this.#draining ? '503 Service Unavailable' : '404 Not Found',
-        )
-    })
+    for (const http of [this.#tls, this.#secured])
+      http.on('upgrade', (request, socket, head) => this.#onUpgrade(request, socket, head))
+  }
+
+  #onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    const { hub } = this.#options
+    this.#expectNothing(socket)
+    socket.on('error', () => socket.destroy())
+    const protocol = request.headers['sec-websocket-protocol']
+    if (request.url === controlPath && protocol === controlProtocol && !this.#draining)
+      this.#webSockets.handleUpgrade(request, socket, head, (webSocket) =>
+        hub.accept(webSocket, remoteOf(request.socket), () => this.#prove(request.socket)),
+      )
+    else if (request.url === replicaPath && protocol === replicaProtocol && this.#isReplica(socket))
+      this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => {
+        this.#prove(request.socket)
+        hub.acceptReplica(webSocket)
+      })
+    else
+      refuse(
+        socket,
+        request.url === controlPath && this.#draining ? '503 Service Unavailable' : '404 Not Found',
+      )
   }
 
   /** TLS has verified the certificate by our roots; only servers have one of that name. */
   #isReplica(socket: Duplex): boolean {
-    const { authorized, getPeerX509Certificate } = socket as TLSSocket
-    const certificate = getPeerX509Certificate.call(socket)
-    return authorized && isServerCertificate(certificate, this.#options.hub.trustDomain)
+    const secured = socket as TLSSocket | SealedStream
+    if (!secured.authorized) return false
+    return isServerCertificate(secured.getPeerX509Certificate(), this.#options.hub.trustDomain)
   }
 
   #onConnection(socket: Socket): void {
@@ -238,12 +262,16 @@ export class Server {
         socket.destroy() // closed without a byte
         return
       }
-      socket.unshift(bytes)
       const isTls = bytes[0] === tlsRecordHandshake
       metrics.connections.inc({ kind: isTls ? 'tls' : 'plain' })
       if (isTls)
         socket.allowHalfOpen = false // only relayed streams end one direction at a time
       else this.#expectUpgrade(socket)
+      if (isTls && this.#terminator.available) {
+        this.#terminator.take(socket, bytes)
+        return
+      }
+      socket.unshift(bytes)
       ;(isTls ? this.#tls : this.#plain).emit('connection', socket)
     })
   }
@@ -270,6 +298,11 @@ export class Server {
       ca: certificate.trustBundle,
     }
     this.#tls.setSecureContext(this.#credentials)
+    await this.#terminator.use({
+      key: key.reveal(),
+      certificate: certificate.chain,
+      roots: certificate.trustBundle,
+    })
     this.#renewAt = Date.now() + renewServerMs
   }
 

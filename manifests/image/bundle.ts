@@ -11,6 +11,7 @@ const programs = {
   'pump-worker': 'sidecar/shared/pump/worker.ts',
   'express-worker': 'sidecar/express/worker.ts',
   server: 'server/main.ts',
+  'handshake-worker': 'server/tls/worker.ts',
   injector: 'injector/main.ts',
   cli: 'injector/cli/main.ts',
 }

@@ -100,6 +100,7 @@ export interface TestServerOptions {
   limits?: Partial<RelayLimits>
   deadlines?: Deadlines
   admission?: AdmissionLimits
+  handshakeWorker?: URL
   /** Wraps the verifier, to hold its answers back. */
   verifier?: (inner: TokenVerifier) => TokenVerifier
 }
@@ -144,7 +145,7 @@ export class TestServer {
       log,
     })
     const { relay } = this
-    const { deadlines, admission } = options
+    const { deadlines, admission, handshakeWorker } = options
     this.server = new Server({
       port: 0,
       hub,
@@ -154,6 +155,7 @@ export class TestServer {
       log,
       ...(deadlines === undefined ? {} : { deadlines }),
       ...(admission === undefined ? {} : { admission }),
+      ...(handshakeWorker === undefined ? {} : { handshakeWorker }),
     })
   }
 

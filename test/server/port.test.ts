@@ -332,6 +332,26 @@ function scratch(random: Seeded, text: string): string {
 const mutantOf = (random: Seeded, message: ClientMessage): string =>
   random.below(2) === 0 ? JSON.stringify(mutate(random, message)) : scratch(random, JSON.stringify(message))
 
+describe('many clients at once', () => {
+  it('that stay in the middle of their handshake keep nobody else waiting', async () => {
+    const stuck = await Promise.all(Array.from({ length: 300 }, () => open(patient)))
+    // One half has said half of its hello, the other never answers the server's.
+    stuck.forEach((socket, i) => {
+      socket.write(i % 2 === 0 ? clientHello : clientHello.subarray(0, 200))
+    })
+    await once(stuck[298] as Socket, 'data')
+    await expectWorking(patient)
+    for (const socket of stuck) expect(socket.readyState).toBe('open')
+  })
+
+  it('are all welcomed, and told what they follow', async () => {
+    const clients = await Promise.all(Array.from({ length: 100 }, () => TestClient.open(patient)))
+    await Promise.all(clients.map((client, i) => client.hello(patient, i % 2 === 0 ? alice : bob)))
+    await Promise.all(clients.map((client) => client.next('welcome')))
+    await Promise.all(clients.map((client) => client.close()))
+  })
+})
+
 describe('messages of a client that is broken or hostile', () => {
   it('are read or refused, 10,000 of them, and what is read fits', async () => {
     const random = new Seeded(3)

@@ -1,0 +1,84 @@
+import { createCipheriv, randomBytes } from 'node:crypto'
+import { describe, expect, it } from 'vitest'
+import {
+  contentTypes,
+  maxPlain,
+  RecordOpener,
+  RecordSealer,
+  trafficKeyOf,
+} from '../../../server/tls/records.ts'
+
+const { applicationData } = contentTypes
+const key = trafficKeyOf(randomBytes(32))
+const opened = (opener: RecordOpener, bytes: Buffer) =>
+  Buffer.concat(opener.open(bytes).map(({ plain }) => plain))
+
+describe('the keys of a direction', () => {
+  it('are those of RFC 8448 for its traffic secret', () => {
+    // RFC 8448, 3: server application traffic secret of the simple handshake.
+    const secret = 'a11af9f05531f856ad47116b45a950328204b4f44bfb6b3a4b4f1f3fcb631643'
+    const { key, iv } = trafficKeyOf(Buffer.from(secret, 'hex'))
+    expect(Buffer.from(key).toString('hex')).toBe('9f02283b6c9c07efc26bb9f2ac92e356')
+    expect(Buffer.from(iv).toString('hex')).toBe('cf782b88dd83549aadf1e984')
+  })
+})
+
+describe('records', () => {
+  it.each([0, 1, maxPlain, maxPlain + 1, 100_000])('bring back %i bytes, in pieces of any size', (length) => {
+    const plain = randomBytes(length)
+    const bytes = new RecordSealer(key).seal(plain, applicationData)
+    const opener = new RecordOpener(key)
+    const parts: Buffer[] = []
+    for (let at = 0, size = 1; at < bytes.length; at += size, size = (size * 7) % 5_003)
+      parts.push(opened(opener, bytes.subarray(at, at + size)))
+    expect(Buffer.concat(parts).equals(plain)).toBe(true)
+  })
+
+  it('never look the same twice', () => {
+    const sealer = new RecordSealer(key)
+    const one = sealer.seal(Buffer.from('same'), applicationData)
+    expect(sealer.seal(Buffer.from('same'), applicationData).equals(one)).toBe(false)
+  })
+
+  it('are refused when they come again, or out of order', () => {
+    const sealer = new RecordSealer(key)
+    const [one, two] = ['one', 'two'].map((text) => sealer.seal(Buffer.from(text), applicationData)) as [
+      Buffer,
+      Buffer,
+    ]
+    expect(() => new RecordOpener(key).open(two)).toThrow('not made by the peer')
+    expect(() => new RecordOpener(key).open(Buffer.concat([one, one]))).toThrow('not made by the peer')
+  })
+
+  it('are refused when any bit of them is changed', () => {
+    const sealed = new RecordSealer(key).seal(Buffer.from('hello'), applicationData)
+    for (let bit = 0; bit < sealed.length * 8; bit++) {
+      const bad = Buffer.from(sealed)
+      bad[bit >> 3] = (bad[bit >> 3] ?? 0) ^ (1 << (bit & 7))
+      const read = () => new RecordOpener(key).open(bad)
+      // A length that became longer waits for bytes that never come.
+      if (bad.readUInt16BE(3) > sealed.length - 5 && bad.readUInt16BE(3) <= maxPlain + 256)
+        expect(read()).toEqual([])
+      else expect(read).toThrow('Cannot read the TLS record')
+    }
+  })
+
+  it('are refused when they are empty again and again, and not when they are so now and then', () => {
+    const [sealer, opener] = [new RecordSealer(key), new RecordOpener(key)]
+    const empty = () => sealer.seal(new Uint8Array(), applicationData)
+    for (let i = 0; i < 32; i++) expect(opener.open(empty())).toHaveLength(1)
+    expect(opener.open(sealer.seal(Buffer.from('x'), applicationData))).toHaveLength(1)
+    for (let i = 0; i < 32; i++) expect(opener.open(empty())).toHaveLength(1)
+    expect(() => opener.open(empty())).toThrow('too many before it were empty')
+  })
+
+  it('are refused when what is in them is longer than TLS allows', () => {
+    const plain = Buffer.alloc(maxPlain + 1, 'x')
+    const header = Buffer.from([contentTypes.applicationData, 3, 3, 0, 0])
+    header.writeUInt16BE(plain.length + 1 + 16, 3)
+    const sealing = createCipheriv('aes-128-gcm', key.key, key.iv).setAAD(header)
+    const sealed = [sealing.update(plain), sealing.update(Buffer.from([applicationData])), sealing.final()]
+    const record = Buffer.concat([header, ...sealed, sealing.getAuthTag()])
+    expect(() => new RecordOpener(key).open(record)).toThrow('it is too long')
+  })
+})
