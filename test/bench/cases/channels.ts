@@ -1,11 +1,15 @@
+import { setTimeout as pause } from 'node:timers/promises'
 import { serverAddress } from '../../lab/topology.ts'
 import type { BenchCase, Trial } from '../case.ts'
 import { limit } from '../figures.ts'
+import type { MeshPod } from '../load/mesh-client.ts'
 import type { LineProcess, Rig } from '../rig.ts'
 
 const channels = 5_000
 const processes = 5
 const waitMs = 120_000
+/** For garbage to be collected and given back, in ms. */
+const settleMs = 5_000
 
 interface Told {
   up: number
@@ -25,15 +29,14 @@ async function ask(clients: readonly LineProcess[], command: 'count' | 'forget')
 }
 
 async function until(clients: readonly LineProcess[], reached: (now: Told) => boolean): Promise<Told> {
-  for (const end = Date.now() + waitMs; ; await new Promise((resolve) => setTimeout(resolve, 100))) {
+  for (const end = Date.now() + waitMs; ; await pause(100)) {
     const now = await ask(clients, 'count')
     if (reached(now)) return now
     if (Date.now() > end) throw new Error(`after ${waitMs / 1_000} s: ${JSON.stringify(now)}`)
   }
 }
 
-async function startClients(rig: Rig): Promise<LineProcess[]> {
-  const pods = await rig.fakePods('channel', channels)
+function startClients(rig: Rig, pods: readonly MeshPod[]): LineProcess[] {
   return Array.from({ length: processes }, (_, i) => {
     const client = rig.script('mkworker3', 'test/bench/load/channels.ts')
     client.send({
@@ -67,15 +70,18 @@ export const channelCases: readonly BenchCase[] = [
     ],
     async prepare(rig): Promise<Trial> {
       const meter = rig.meter('server')
+      const pods = await rig.fakePods('channel', channels)
+      // A server that has read their manifests once only, and is at rest: what it grows by is the channels'.
       await rig.lab.stopServer()
       await rig.lab.startServer()
+      await pause(settleMs)
       return {
         async ours() {
           const before = meter.memory.rss
-          const clients = await startClients(rig)
+          const clients = startClients(rig, pods)
           try {
             await until(clients, ({ up, told }) => up === channels && told >= channels)
-            await new Promise((resolve) => setTimeout(resolve, 5_000))
+            await pause(settleMs)
             const memory = ((meter.memory.rss - before) * 1e3) / channels
 
             await ask(clients, 'forget')
