@@ -44,10 +44,12 @@ function broken(why: string): EdgeMeshError {
 /** One direction: its key, and how many records it has protected. No number is used twice. */
 class Direction {
   readonly #key: TrafficKey
+  readonly #limit: number
   #records = 0
 
-  constructor(key: TrafficKey) {
+  constructor(key: TrafficKey, limit: number) {
     this.#key = key
+    this.#limit = Math.min(limit, maxRecords)
   }
 
   get key(): Uint8Array {
@@ -55,7 +57,7 @@ class Direction {
   }
 
   nextNonce(): Uint8Array {
-    if (this.#records >= maxRecords) throw broken('its key has protected as much as it may')
+    if (this.#records >= this.#limit) throw broken('its key has protected as much as it may')
     const nonce = Uint8Array.from(this.#key.iv)
     const view = new DataView(nonce.buffer)
     view.setUint32(ivBytes - 4, view.getUint32(ivBytes - 4) ^ this.#records) // counts to 2^24: no carry beyond
@@ -68,8 +70,8 @@ class Direction {
 export class RecordSealer {
   readonly #direction: Direction
 
-  constructor(key: TrafficKey) {
-    this.#direction = new Direction(key)
+  constructor(key: TrafficKey, limit = maxRecords) {
+    this.#direction = new Direction(key, limit)
   }
 
   /** One record or more for bytes of one type. */
@@ -101,8 +103,8 @@ export class RecordOpener {
   #partial: Buffer | undefined
   #empty = 0
 
-  constructor(key: TrafficKey) {
-    this.#direction = new Direction(key)
+  constructor(key: TrafficKey, limit = maxRecords) {
+    this.#direction = new Direction(key, limit)
   }
 
   /** Whole records, in order. Throws where one is not what it must be: nothing after it may be used. */

@@ -93,6 +93,7 @@ export class SealedStream extends Duplex {
   }
 
   #onData(bytes: Buffer): void {
+    if (this.destroyed || this.#ended) return // not even opened: it costs us nothing
     try {
       for (const record of this.#opener.open(bytes)) this.#onRecord(record)
     } catch (error) {

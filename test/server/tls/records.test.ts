@@ -1,4 +1,4 @@
-import { createCipheriv, randomBytes } from 'node:crypto'
+import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
 import {
   contentTypes,
@@ -70,6 +70,36 @@ describe('records', () => {
     expect(opener.open(sealer.seal(Buffer.from('x'), applicationData))).toHaveLength(1)
     for (let i = 0; i < 32; i++) expect(opener.open(empty())).toHaveLength(1)
     expect(() => opener.open(empty())).toThrow('too many before it were empty')
+  })
+
+  it('are no more made or taken once their key has protected as many as it may', () => {
+    const [sealer, opener] = [new RecordSealer(key, 2), new RecordOpener(key, 2)]
+    const other = new RecordSealer(key)
+    const next = () => other.seal(Buffer.from('x'), applicationData)
+    for (let i = 0; i < 2; i++)
+      expect(opened(opener, sealer.seal(Buffer.from('x'), applicationData))).toEqual(Buffer.from('x'))
+    expect(() => sealer.seal(Buffer.from('x'), applicationData)).toThrow('as much as it may')
+    const third = [next(), next(), next()][2] as Buffer
+    expect(() => opener.open(third)).toThrow('as much as it may')
+  })
+
+  it('have the numbers of RFC 8446, 5.3, also beyond a byte and two', () => {
+    const sealer = new RecordSealer(key)
+    const opener = new RecordOpener(key)
+    for (let i = 0; i < 2 ** 16 + 2; i++) {
+      const record = sealer.seal(Buffer.from('x'), applicationData)
+      if (![0, 255, 256, 2 ** 16 - 1, 2 ** 16, 2 ** 16 + 1].includes(i)) {
+        opener.open(record)
+        continue
+      }
+      const nonce = Buffer.from(key.iv)
+      nonce.writeUInt32BE((nonce.readUInt32BE(8) ^ i) >>> 0, 8)
+      const opening = createDecipheriv('aes-128-gcm', key.key, nonce)
+      opening.setAAD(record.subarray(0, 5)).setAuthTag(record.subarray(-16))
+      const inner = Buffer.concat([opening.update(record.subarray(5, -16)), opening.final()])
+      expect(inner).toEqual(Buffer.from(['x'.charCodeAt(0), applicationData]))
+      expect(opened(opener, record)).toEqual(Buffer.from('x'))
+    }
   })
 
   it('are refused when what is in them is longer than TLS allows', () => {
