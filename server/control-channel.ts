@@ -70,7 +70,7 @@ export class Channel implements Presence, Participant {
   selfPorts = ''
   /** In ms since the epoch; infinite before it is. */
   welcomedAt = Number.POSITIVE_INFINITY
-  readonly #onProven: (() => void) | undefined
+  #onProven: (() => void) | undefined
   #identity: PodIdentity | undefined
   #queue: Promise<void> = Promise.resolve()
   #queued = 0
@@ -272,6 +272,7 @@ export class Channel implements Presence, Participant {
     // Closed meanwhile: its close has been dealt with, so the place that it took now would never be left.
     if (!this.open) return
     this.#onProven?.()
+    this.#onProven = undefined
     this.#locate(hello)
     this.send({
       type: 'welcome',

@@ -13,6 +13,7 @@ import type { Logger } from '#shared/log.ts'
 import { remoteOf } from '#shared/nat.ts'
 import { handshakeDeadlineMs, tlsFloor } from '#shared/tls.ts'
 import {
+  type Address,
   controlPath,
   controlProtocol,
   maxClientFrame,
@@ -185,7 +186,7 @@ export class Server {
         request.url === rendezvousPath
           ? hub.meetings.onUpgrade(request, socket)
           : relay.onUpgrade(request, socket, head)
-      if (isTaken) this.#prove(request.socket)
+      if (isTaken) this.#prove(remoteOf(request.socket))
     })
     this.#tls.on('secureConnection', (socket) => this.#expectUpgrade(socket))
     for (const http of [this.#plain, this.#tls, this.#secured]) {
@@ -202,13 +203,14 @@ export class Server {
     this.#expectNothing(socket)
     socket.on('error', () => socket.destroy())
     const protocol = request.headers['sec-websocket-protocol']
+    const remote = remoteOf(request.socket) // the channel must not keep the request alive
     if (request.url === controlPath && protocol === controlProtocol && !this.#draining)
       this.#webSockets.handleUpgrade(request, socket, head, (webSocket) =>
-        hub.accept(webSocket, remoteOf(request.socket), () => this.#prove(request.socket)),
+        hub.accept(webSocket, remote, () => this.#prove(remote)),
       )
     else if (request.url === replicaPath && protocol === replicaProtocol && this.#isReplica(socket))
       this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => {
-        this.#prove(request.socket)
+        this.#prove(remote)
         hub.acceptReplica(webSocket)
       })
     else
@@ -242,8 +244,7 @@ export class Server {
   }
 
   /** Who has shown a token or ticket counts no more for its address. */
-  #prove(socket: Socket): void {
-    const remote = remoteOf(socket)
+  #prove(remote: Address | undefined): void {
     if (remote !== undefined) this.#admission.prove(remote)
   }
 
