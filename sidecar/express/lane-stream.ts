@@ -98,7 +98,7 @@ export class LaneStream implements LaneUser {
       if (count > 0) {
         this.#queue.drop(count)
         this.#taken(count, this.#queue.length > 0)
-      } else if (errno() === EAGAIN) this.#app.writable = false
+      } else if (errno() === EAGAIN) this.#app.full()
       else if (errno() !== EINTR) {
         this.#break()
         return

@@ -336,7 +336,7 @@ export class Lane implements Task {
       if (count === this.#held.length) this.#held = undefined
       else if (count > 0) this.#held = this.#held.subarray(count)
       else if (errno() === EAGAIN) {
-        this.#port.writable = false
+        this.#port.full()
         return
       } else if (errno() !== EINTR) this.fail('the connection broke')
     }

@@ -138,6 +138,8 @@ export class SideConnection implements Connection {
   }
 
   close(): void {
+    this.#feed?.lane.close()
+    this.#drain?.lane.close()
     this.#tls.free()
   }
 

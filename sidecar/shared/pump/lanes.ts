@@ -22,6 +22,10 @@ import {
   tcpState,
 } from './libc.ts'
 import { BROKEN, ENDED, sealedBytes, type TlsConnection, WANTS_READ, WANTS_WRITE } from './openssl.ts'
+import { widen } from './send-buffer.ts'
+
+/** How often a full send buffer is looked at more closely: that costs two calls. */
+const widenEvery = 16
 
 /** Whether our FIN is on its way. */
 export interface Ending {
@@ -38,6 +42,8 @@ export class Port {
   /** The peer has ended or sent urgent data, or the connection broke: a short read may have left something. */
   hungUp = false
   failed = false
+  #fulls = 0
+  #isWide = false
 
   constructor(fd: number, ending: Ending = { sent: false }) {
     this.fd = fd
@@ -49,6 +55,12 @@ export class Port {
     if (events & EPOLLERR) this.failed = true
     if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) this.readable = true
     if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) this.writable = true
+  }
+
+  /** A write would block. */
+  full(): void {
+    this.writable = false
+    if (!this.#isWide && ++this.#fulls % widenEvery === 0) this.#isWide = widen(this.fd)
   }
 
   /** Ends our direction by a FIN. */
@@ -82,6 +94,8 @@ export interface Lane {
   readonly bytes: number
   /** Moves what can be moved without waiting, up to a bound so that all lanes get their turns. */
   turn(): Turn
+  /** Gives back what it borrowed. */
+  close(): void
 }
 
 /** Of one lane in one turn. */
@@ -121,27 +135,45 @@ export class PipePool {
   }
 }
 
+/**
+ * Blocks that nobody uses now. They are used again and again: V8 sees of a block its few bytes of handle only, and
+ * would collect those of slow readers when there are tens of megabytes of them.
+ */
+const idleBlocks: Buffer[] = []
+const maxIdleBlocks = 64
+
 /** Bytes that were taken from the source and could not be passed on yet. */
 class Held {
-  #bytes: Buffer | undefined
+  #block: Buffer | undefined
+  #from = 0
+  #to = 0
 
   get any(): boolean {
-    return this.#bytes !== undefined
+    return this.#block !== undefined
   }
 
   /** Copies, as the scratch serves the next lane. */
   keep(bytes: Buffer): void {
-    this.#bytes = Buffer.from(bytes)
+    const block = idleBlocks.pop() ?? Buffer.allocUnsafeSlow(sealed.length)
+    bytes.copy(block)
+    this.#block = block
+    this.#from = 0
+    this.#to = bytes.length
   }
 
   /** Offers them; `write` says how many it took, or a negative number when none. */
   pass(write: (bytes: Buffer) => number): number {
-    const bytes = this.#bytes
-    if (bytes === undefined) return 0
-    const count = write(bytes)
-    if (count >= bytes.length) this.#bytes = undefined
-    else if (count > 0) this.#bytes = bytes.subarray(count)
+    const block = this.#block
+    if (block === undefined) return 0
+    const count = write(block.subarray(this.#from, this.#to))
+    if (count > 0) this.#from += count
+    if (this.#from === this.#to) this.drop()
     return count
+  }
+
+  drop(): void {
+    if (this.#block !== undefined && idleBlocks.length < maxIdleBlocks) idleBlocks.push(this.#block)
+    this.#block = undefined
   }
 }
 
@@ -189,8 +221,8 @@ export class SpliceLane implements Lane {
     return 'more'
   }
 
-  /** Gives back what it borrowed. */
   close(): void {
+    this.#held.drop()
     const pipe = this.#pipe
     this.#pipe = undefined
     if (pipe === undefined) return
@@ -218,7 +250,7 @@ export class SpliceLane implements Lane {
       const failed = errno()
       if (failed === EINTR) continue
       if (failed !== EAGAIN) return 'target-broke'
-      this.#to.writable = false
+      this.#to.full()
       this.#ask = slowBytes
       return 'waiting'
     }
@@ -318,6 +350,10 @@ export class EncryptLane implements Lane {
     return 'more'
   }
 
+  close(): void {
+    this.#held.drop()
+  }
+
   #take(): Turn | undefined {
     const from = this.#from
     if (from === undefined || !from.readable) return 'waiting'
@@ -349,7 +385,7 @@ export class EncryptLane implements Lane {
   #failed(): Turn | undefined {
     if (errno() === EINTR) return undefined
     if (errno() !== EAGAIN) return 'target-broke'
-    this.#to.writable = false
+    this.#to.full()
     return 'waiting'
   }
 
@@ -398,6 +434,10 @@ export class DecryptLane implements Lane {
     return 'more'
   }
 
+  close(): void {
+    this.#held.drop()
+  }
+
   /** Decrypts as many records as fit, then passes them on together. */
   #take(to: Port | undefined): Turn | undefined {
     let length = 0
@@ -432,7 +472,7 @@ export class DecryptLane implements Lane {
   #failed(to: Port): Turn | undefined {
     if (errno() === EINTR) return undefined
     if (errno() !== EAGAIN) return 'target-broke'
-    to.writable = false
+    to.full()
     return 'waiting'
   }
 }

@@ -95,7 +95,10 @@ const SPLICE_F_MOVE = 1
 const SPLICE_F_NONBLOCK = 2
 const F_SETPIPE_SZ = 1031
 const SOL_SOCKET = 1
+const SO_SNDBUF = 7
 const SO_LINGER = 13
+const AF_INET = 2
+const SOCK_STREAM = 1
 const EPOLL_CTL_ADD = 1
 const EPOLL_CTL_DEL = 2
 const SO_KEEPALIVE = 9
@@ -108,7 +111,6 @@ const TCP_INFO = 11
 const TCP_USER_TIMEOUT = 18
 const TCP_NOTSENT_LOWAT = 25
 
-const SOCK_STREAM = 1
 const SO_ERROR = 4
 const SOCK_FLAGS = O_NONBLOCK | O_CLOEXEC
 
@@ -216,13 +218,46 @@ export function setDeadPeerTimeout(fd: number, seconds: number): void {
 /** A state of a TCP connection, from include/net/tcp_states.h. */
 export const TCP_CLOSE = 7
 
-const tcpInfo = Buffer.alloc(8)
-const tcpInfoLength = new Uint32Array(1)
+const tcpInfo = Buffer.alloc(104)
 
 /** 0 for what is no TCP socket. */
 export function tcpState(fd: number): number {
-  tcpInfoLength[0] = tcpInfo.length
-  return getsockopt(fd, IPPROTO_TCP, TCP_INFO, tcpInfo, tcpInfoLength) === 0 ? tcpInfo.readUInt8(0) : 0
+  optionLength[0] = 1
+  return getsockopt(fd, IPPROTO_TCP, TCP_INFO, tcpInfo, optionLength) === 0 ? tcpInfo.readUInt8(0) : 0
+}
+
+/** What a TCP connection has on its way. */
+export interface Flight {
+  /** Sent and not acknowledged, in bytes. */
+  bytes: number
+  rttMs: number
+}
+
+/** From struct tcp_info of linux/tcp.h; undefined for what is no TCP socket. */
+export function flightOf(fd: number): Flight | undefined {
+  optionLength[0] = tcpInfo.length
+  if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, tcpInfo, optionLength) !== 0) return undefined
+  const [mss, unacked, rttUs] = [16, 24, 68].map((at) => tcpInfo.readUInt32LE(at)) as [number, number, number]
+  return { bytes: mss * unacked, rttMs: rttUs / 1e3 }
+}
+
+const number = Buffer.alloc(4)
+
+/** As the kernel counts: with its overhead, which is about a third. 0 for what is no socket. */
+export function sendBufferOf(fd: number): number {
+  optionLength[0] = number.length
+  return getsockopt(fd, SOL_SOCKET, SO_SNDBUF, number, optionLength) === 0 ? number.readInt32LE(0) : 0
+}
+
+/** The kernel doubles it for its overhead, grants what net.core.wmem_max allows, and sizes it no more by itself. */
+export function setSendBuffer(fd: number, bytes: number): void {
+  number.writeInt32LE(bytes)
+  setsockopt(fd, SOL_SOCKET, SO_SNDBUF, number, number.length)
+}
+
+/** A TCP socket that is connected to nothing; -1 on failure. */
+export function bareSocket(): number {
+  return socket(AF_INET, SOCK_STREAM, 0)
 }
 
 /** A counter that one thread adds to and another waits for; -1 on failure. */
