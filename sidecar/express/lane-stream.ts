@@ -155,6 +155,7 @@ export class LaneStream implements LaneUser {
     if (this.#over) return
     this.#over = true
     this.#window.close()
+    this.#queue.clear()
     this.#lane.users.delete(this.#id)
     this.#onEnd(ending)
   }

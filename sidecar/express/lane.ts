@@ -1,4 +1,4 @@
-import { Port } from '#shared/pump/lanes.ts'
+import { Held, Port } from '#shared/pump/lanes.ts'
 import { close, EAGAIN, EINTR, errno, send, sendFlags } from '#shared/pump/libc.ts'
 import type { Loop, Task } from '#shared/pump/loop.ts'
 import {
@@ -97,8 +97,9 @@ export class Lane implements Task {
   #isRetired = false
   #batch: Buffer | undefined
   #length = 0
-  /** Sealed, and not taken by the socket yet. */
-  #held: Buffer | undefined
+  /** Sealed, and not taken by the socket yet; and what had to be sealed after it. */
+  readonly #held = new Held()
+  #more: Buffer | undefined
   readonly #waiting = new Set<Task>()
   #lastStream = 0
   #sealedBytes = 0
@@ -165,7 +166,7 @@ export class Lane implements Task {
   turn(): 'waiting' | 'more' | 'finished' {
     if (this.#stage === 'handshake') this.#handshake()
     if (this.#stage !== 'open') return 'waiting'
-    if (this.#held !== undefined && this.#port.writable) this.flush()
+    if (this.#isFull && this.#port.writable) this.flush()
     for (let taken = 0; taken < turnBytes; ) {
       if (this.#stage !== 'open' || !this.#port.readable) return 'waiting'
       taken += this.#read()
@@ -175,8 +176,8 @@ export class Lane implements Task {
 
   /** Where a DATA frame's payload may be put; undefined while the socket takes no more, and then it stirs `task`. */
   reserve(task: Task, most: number): Buffer | undefined {
-    if (this.#held === undefined && this.#length + headerBytes + minRoom > batchBytes) this.flush()
-    if (this.#held !== undefined || this.#stage !== 'open') {
+    if (!this.#isFull && this.#length + headerBytes + minRoom > batchBytes) this.flush()
+    if (this.#isFull || this.#stage !== 'open') {
       this.#waiting.add(task)
       return undefined
     }
@@ -197,7 +198,7 @@ export class Lane implements Task {
   control(type: number, stream: number, payload = none): void {
     if (this.#stage !== 'open') return
     if (this.#length + headerBytes + payload.length > batchBytes) this.#seal()
-    if ((this.#held?.length ?? 0) > maxHeldBytes) this.fail('the peer takes nothing')
+    if ((this.#more?.length ?? 0) > maxHeldBytes) this.fail('the peer takes nothing')
     if (this.#stage !== 'open') return
     this.#batch ??= spare.pop() ?? Buffer.allocUnsafeSlow(batchBytes)
     writeHeader(this.#batch, this.#length, type, payload.length, stream)
@@ -210,9 +211,9 @@ export class Lane implements Task {
   flush(): void {
     this.#options.dirty.delete(this)
     if (this.#stage !== 'open') return
-    if (this.#held !== undefined) this.#sendHeld()
-    if (this.#held === undefined && this.#length > 0) this.#seal()
-    if (this.#held !== undefined) {
+    if (this.#isFull) this.#sendHeld()
+    if (!this.#isFull && this.#length > 0) this.#seal()
+    if (this.#isFull) {
       if (this.#length > 0) this.#options.dirty.add(this)
       return
     }
@@ -256,7 +257,8 @@ export class Lane implements Task {
     const users = [...this.users.values()]
     this.users.clear()
     this.#waiting.clear()
-    this.#held = undefined
+    this.#held.drop()
+    this.#more = undefined
     this.#giveBatch()
     on.over(this, error)
     for (const user of users) user.onLaneOver()
@@ -320,25 +322,37 @@ export class Lane implements Task {
       this.fail('what is to be sent cannot be encrypted')
       return
     }
-    if (this.#held !== undefined) {
-      this.#held = Buffer.concat([this.#held, sealed.subarray(0, length)])
+    if (this.#isFull) {
+      this.#more = Buffer.concat([this.#more ?? none, sealed.subarray(0, length)])
       return
     }
     const count = Math.max(0, send(this.#options.fd, sealed, length, sendFlags))
     if (count === length) return
-    this.#held = Buffer.from(sealed.subarray(count, length))
+    this.#held.keep(sealed.subarray(count, length))
     this.#sendHeld()
   }
 
+  get #isFull(): boolean {
+    return this.#held.any || this.#more !== undefined
+  }
+
   #sendHeld(): void {
-    while (this.#held !== undefined) {
-      const count = send(this.#options.fd, this.#held, this.#held.length, sendFlags)
-      if (count === this.#held.length) this.#held = undefined
-      else if (count > 0) this.#held = this.#held.subarray(count)
-      else if (errno() === EAGAIN) {
+    const { fd } = this.#options
+    while (this.#isFull) {
+      const more = this.#more
+      let count: number
+      if (this.#held.any || more === undefined)
+        count = this.#held.pass((bytes) => send(fd, bytes, bytes.length, sendFlags))
+      else {
+        count = send(fd, more, more.length, sendFlags)
+        if (count > 0) this.#more = count < more.length ? more.subarray(count) : undefined
+      }
+      if (count >= 0 || errno() === EINTR) continue
+      if (errno() === EAGAIN) {
         this.#port.full()
         return
-      } else if (errno() !== EINTR) this.fail('the connection broke')
+      }
+      this.fail('the connection broke')
     }
   }
 

@@ -142,8 +142,8 @@ export class PipePool {
 const idleBlocks: Buffer[] = []
 const maxIdleBlocks = 64
 
-/** Bytes that were taken from the source and could not be passed on yet. */
-class Held {
+/** Bytes that were taken from the source and could not be passed on yet, 64 KiB and their sealing at most. */
+export class Held {
   #block: Buffer | undefined
   #from = 0
   #to = 0
