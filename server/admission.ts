@@ -1,3 +1,4 @@
+import { networkOf } from '#shared/networks.ts'
 import type { Address } from '#shared/wire.ts'
 
 export interface AdmissionLimits {
@@ -69,15 +70,4 @@ export class Admission {
 
 function keyOf({ address, port }: Address): string {
   return `${address} ${port}`
-}
-
-/** Whoever has one IPv6 address has a /64 of them. */
-export function networkOf(address: string): string {
-  if (!address.includes(':')) return address
-  const [head = '', tail] = address.split('::')
-  const groups = (part: string) => (part === '' ? [] : part.split(':'))
-  const filling = tail === undefined ? 0 : 8 - groups(head).length - groups(tail).length
-  return [...groups(head), ...Array(Math.max(0, filling)).fill('0'), ...groups(tail ?? '')]
-    .slice(0, 4)
-    .join(':')
 }

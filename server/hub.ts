@@ -240,7 +240,8 @@ export class Hub implements ChannelOwner {
     if (podUid === channel.podUid) return fail('forbidden', 'a pod does not need the relay to itself')
     try {
       const tickets = this.#options.relay.issue(channel.identity, acceptor)
-      const taken = await this.#delivery.deliver(podUid, { type: 'incoming', ticket: tickets.acceptor })
+      const { podUid: from } = channel
+      const taken = await this.#delivery.deliver(podUid, { type: 'incoming', ticket: tickets.acceptor, from })
       if (taken && channel.open) channel.send({ type: 'ticket', id, ticket: tickets.dialer })
       else this.#options.relay.cancel(tickets.dialer)
       if (!taken) fail('peer-absent', 'the pod is not connected to the server')

@@ -101,7 +101,8 @@ export class Meetings {
       this.#byTicket.set(side.ticket, { meeting, side })
       this.#byPod.set(side.participant.podUid, (this.#byPod.get(side.participant.podUid) ?? 0) + 1)
     }
-    acceptor.participant.send({ type: 'meet', ticket: meeting.acceptor.ticket })
+    const { podUid: from } = dialer.participant
+    acceptor.participant.send({ type: 'meet', ticket: meeting.acceptor.ticket, from })
     dialer.participant.send({ type: 'meet', ticket: meeting.dialer.ticket, id })
   }
 

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { networkInterfaces } from 'node:os'
+import type { Duplex } from 'node:stream'
 import { listenAdmin } from '#shared/admin.ts'
 import { codeOf, EdgeMeshError } from '#shared/errors.ts'
 import type { Lifecycle } from '#shared/lifecycle.ts'
@@ -133,7 +134,7 @@ class Parts {
     this.relay = new RelayClient(this.channel, this.metrics, log)
     this.puncher = new Puncher({
       channel: this.channel,
-      serve: (stream) => this.#serve(stream),
+      serve: (stream, from) => this.#serve(stream, from),
       signal: this.aborter.signal,
       metrics: this.metrics,
       log,
@@ -153,7 +154,7 @@ class Parts {
     else if (message.type === 'meet' || message.type === 'unpunched' || message.type === 'rendezvous')
       this.puncher.onMessage(message)
     else if (message.type === 'incoming')
-      void this.relay.join(message.ticket, (stream) => this.#serve(stream))
+      void this.relay.join(message.ticket, message.from ?? '', (stream, from) => this.#serve(stream, from))
     else if (message.type === 'index' || message.type === 'endpoints' || message.type === 'self') {
       const known = message.type === 'endpoints' ? this.catalogue.endpointsOf(message.service) : undefined
       this.watch.onMessage(message)
@@ -163,9 +164,10 @@ class Parts {
     }
   }
 
-  #serve(stream: Parameters<Inbound['accept']>[0]): void {
+  /** `from` is the peer that the server says has asked for it. */
+  #serve(stream: Duplex, from: string): void {
     if (this.inbound === undefined) stream.destroy()
-    else this.inbound.accept(stream, 'relayed')
+    else this.inbound.accept(stream, from)
   }
 }
 
@@ -306,7 +308,7 @@ function startTunnelOnceIdentified(parts: Parts): void {
       self,
       accessLog,
       pump,
-      onLane: (socket, route) => express.takeLane(socket, route),
+      onLane: (socket, route, proven) => express.takeLane(socket, route, proven),
       metrics,
       log,
     })

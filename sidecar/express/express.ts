@@ -163,9 +163,9 @@ export class Express implements Guest {
     if (this.#options.pump.isRunning) this.#tell({ type: 'self', served: this.#served() })
   }
 
-  /** Takes a peer's lane, from its preamble on. */
-  takeLane(socket: Duplex, route: 'direct' | 'relayed'): void {
-    void this.#lanes.take(socket, route)
+  /** Takes a peer's lane, from its preamble on; calls `proven` once the peer is known or the lane over. */
+  takeLane(socket: Duplex, route: 'direct' | 'relayed', proven: () => void): void {
+    void this.#lanes.take(socket, route, proven)
   }
 
   /** What goes by the relay is to find a new way; what is open may finish. */

@@ -38,6 +38,8 @@ interface Kept {
   isUp: boolean
   /** Whether it has come up, once that is known. */
   readonly cameUp: PromiseWithResolvers<boolean>
+  /** Ends its share of what strangers may have here. */
+  readonly proven: () => void
 }
 
 /** The main thread's side of lanes: dials and takes them, and says who may be at their other end. */
@@ -85,14 +87,17 @@ export class LaneKeeper {
     }
   }
 
-  /** Takes a peer's lane, from its preamble on. */
-  async take(socket: Duplex, route: LaneRoute): Promise<void> {
+  /** Takes a peer's lane, from its preamble on; calls `proven` once the peer is known or the lane over. */
+  async take(socket: Duplex, route: LaneRoute, proven: () => void): Promise<void> {
     const inbound = [...this.#lanes.values()].filter((l) => !l.isDialer).length
     if (this.#draining || inbound >= maxInbound || !(await this.#options.ready())) {
       socket.destroy()
       return
     }
-    welcome(socket, (fd) => void this.#hand(fd, route, undefined))
+    welcome(socket, (fd) => {
+      socket.off('close', proven) // its closing means nothing any more
+      if (this.#hand(fd, route, undefined, proven) === undefined) proven()
+    })
   }
 
   /** Lanes of the route take no new streams; those that are open may finish. */
@@ -119,6 +124,7 @@ export class LaneKeeper {
     else {
       this.#lanes.delete(lane.id)
       lane.cameUp.resolve(false)
+      lane.proven()
       if (lane.isDialer && lane.podUid !== undefined && !lane.isUp)
         this.#block(`${lane.route} ${lane.podUid}`, report.error)
       this.#options.log.debug({ lane: lane.id, route: lane.route, why: report.error }, 'a lane is over')
@@ -127,7 +133,10 @@ export class LaneKeeper {
 
   /** The worker is gone, and all lanes with it. */
   onExit(): void {
-    for (const { cameUp } of this.#lanes.values()) cameUp.resolve(false)
+    for (const { cameUp, proven } of this.#lanes.values()) {
+      cameUp.resolve(false)
+      proven()
+    }
     this.#lanes.clear()
   }
 
@@ -138,7 +147,12 @@ export class LaneKeeper {
     return undefined
   }
 
-  #hand(fd: number | undefined, route: LaneRoute, client: NewLane['client']): Kept | undefined {
+  #hand(
+    fd: number | undefined,
+    route: LaneRoute,
+    client: NewLane['client'],
+    proven: () => void = () => undefined,
+  ): Kept | undefined {
     const copy = fd === undefined ? -1 : dup(fd)
     if (copy < 0) return undefined
     if (!this.#options.own(copy)) {
@@ -147,7 +161,8 @@ export class LaneKeeper {
     }
     const id = ++this.#lastId
     const cameUp = Promise.withResolvers<boolean>()
-    const lane = { id, route, podUid: client?.podUid, isDialer: client !== undefined, isUp: false, cameUp }
+    const [podUid, isDialer] = [client?.podUid, client !== undefined]
+    const lane: Kept = { id, route, podUid, isDialer, isUp: false, cameUp, proven }
     this.#lanes.set(id, lane)
     this.#options.tell({ type: 'lane', lane: { id, fd: copy, route, ...(client && { client }) } })
     return lane
@@ -156,6 +171,7 @@ export class LaneKeeper {
   /** OpenSSL has verified the certificate; here it is seen whose it is. */
   #onNamed(lane: Kept, certificate: Uint8Array): void {
     const { trustDomain, tell, log } = this.#options
+    lane.proven()
     try {
       const peer = identityOf(new X509Certificate(certificate), trustDomain)
       if (lane.isDialer && peer.podUid !== lane.podUid)

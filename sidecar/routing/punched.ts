@@ -4,14 +4,16 @@ import { withDeadline } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
 import type { Opening, ServerMessage } from '#shared/wire.ts'
 import type { ControlChannel } from '../control/channel.ts'
+import { Shares } from '../shares.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
 import { holdPort } from './local-port.ts'
 import { openSimultaneously } from './simultaneous-open.ts'
 
 /** How long the server may take to call both sides, and then to see both, in ms; its own deadline is 5 s. */
 const answerDeadlineMs = 6_000
-/** Punched connections being made at once, asked for by us and by others. */
-const maxPending = 32
+/** Punched connections being made at once: asked for by us, by one peer, and by all of them. */
+const maxPending = { ofUs: 32, ofOne: 8, ofPeers: 32 }
+const us = 'us'
 
 type Answer = Extract<ServerMessage, { type: 'meet' | 'unpunched' }>
 type Message = Answer | Extract<ServerMessage, { type: 'rendezvous' }>
@@ -22,19 +24,20 @@ type Message = Answer | Extract<ServerMessage, { type: 'rendezvous' }>
  */
 export class Puncher {
   readonly #channel: ControlChannel
-  readonly #serve: (stream: Duplex) => void
+  readonly #serve: (stream: Duplex, from: string) => void
   readonly #signal: AbortSignal
   readonly #metrics: SidecarMetrics
   readonly #log: Logger
   readonly #answers = new Map<number, (answer: Answer) => void>()
   readonly #openings = new Map<string, (opening: Opening) => void>()
-  #pending = 0
+  readonly #dials = new Shares(maxPending.ofUs)
+  readonly #accepts = new Shares(maxPending.ofOne, maxPending.ofPeers)
   #lastId = 0
 
   constructor(options: {
     channel: ControlChannel
     /** Serves the tunnel on a socket that a peer has asked for. */
-    serve: (stream: Duplex) => void
+    serve: (stream: Duplex, from: string) => void
     signal: AbortSignal
     metrics: SidecarMetrics
     log: Logger
@@ -48,7 +51,7 @@ export class Puncher {
 
   /** A byte stream to the peer's tunnel endpoint through the NATs; `attempt` counts those that failed before. */
   async dial(podUid: string, attempt: number): Promise<Duplex> {
-    return this.#counted('dialer', async () => {
+    return this.#counted('dialer', this.#dials.take(us), async () => {
       const ticket = await this.#call(podUid, attempt)
       let open = false
       try {
@@ -63,7 +66,8 @@ export class Puncher {
 
   onMessage(message: Message): void {
     if (message.type === 'rendezvous') this.#openings.get(message.ticket)?.(message.opening)
-    else if (message.type === 'meet' && message.id === undefined) void this.#accept(message.ticket)
+    else if (message.type === 'meet' && message.id === undefined)
+      void this.#accept(message.ticket, message.from ?? '')
     else if (message.id !== undefined) this.#answers.get(message.id)?.(message)
   }
 
@@ -73,19 +77,23 @@ export class Puncher {
       answer({ type: 'unpunched', id, code: 'peer-absent', message: 'the server went away' })
   }
 
-  async #accept(ticket: string): Promise<void> {
+  async #accept(ticket: string, from: string): Promise<void> {
     try {
-      this.#serve(await this.#counted('acceptor', () => this.#open(ticket)))
+      const over = this.#accepts.take(from)
+      this.#serve(await this.#counted('acceptor', over, () => this.#open(ticket)), from)
     } catch (error) {
       this.#log.debug({ error: sentenceOf(error) }, 'no punched connection to a peer that asked for one')
     }
   }
 
-  async #counted<T>(side: 'dialer' | 'acceptor', make: () => Promise<T>): Promise<T> {
-    if (this.#pending >= maxPending)
-      throw new EdgeMeshError('limit', 'Cannot punch: too many attempts are under way.')
-    this.#pending++
+  async #counted<T>(
+    side: 'dialer' | 'acceptor',
+    over: (() => void) | undefined,
+    make: () => Promise<T>,
+  ): Promise<T> {
     try {
+      if (over === undefined)
+        throw new EdgeMeshError('limit', 'Cannot punch: too many attempts are under way.')
       const made = await make()
       this.#metrics.punches.inc({ side, outcome: 'open' })
       return made
@@ -93,7 +101,7 @@ export class Puncher {
       this.#metrics.punches.inc({ side, outcome: codeOf(error) })
       throw error
     } finally {
-      this.#pending--
+      over?.()
     }
   }
 

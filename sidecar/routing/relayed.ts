@@ -7,13 +7,16 @@ import type { Logger } from '#shared/log.ts'
 import { relayPath, relayProtocol, type ServerMessage, ticketHeader } from '#shared/wire.ts'
 import type { ServerAddress } from '../config.ts'
 import type { ControlChannel } from '../control/channel.ts'
+import { Shares } from '../shares.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
 
 const ticketDeadlineMs = 5_000
 /** A connection that needs the relay waits so long for a server that is away: restarts take less. */
 const serverDeadlineMs = 3_000
-/** Relayed dials and joins under way at once; beyond it they fail at once. */
+/** Relayed dials under way at once; beyond it they fail at once. */
 const maxPending = 256
+/** Joins under way that one peer asked for, and all: who asks and does not come takes nobody else's. */
+const maxJoins = { ofOne: 64, all: 512 }
 
 type Answer = Extract<ServerMessage, { type: 'ticket' | 'failed' }>
 
@@ -23,7 +26,7 @@ export class RelayClient {
   readonly #metrics: SidecarMetrics
   readonly #log: Logger
   readonly #pending = new Map<number, { welcomes: number; answer: (answer: Answer) => void }>()
-  #joining = 0
+  readonly #joins = new Shares(maxJoins.ofOne, maxJoins.all)
   #lastId = 0
 
   constructor(channel: ControlChannel, metrics: SidecarMetrics, log: Logger) {
@@ -71,18 +74,18 @@ export class RelayClient {
     this.#pending.get(answer.id)?.answer(answer)
   }
 
-  /** A peer asks for us: joins and hands the stream to `serve`. Never rejects. */
-  async join(ticket: string, serve: (stream: Duplex) => void): Promise<void> {
-    if (this.#joining >= maxPending) return
-    this.#joining++
+  /** A peer, `from`, asks for us: joins and hands the stream to `serve`. Never rejects. */
+  async join(ticket: string, from: string, serve: (stream: Duplex, from: string) => void): Promise<void> {
+    const over = this.#joins.take(from)
+    if (over === undefined) return this.#metrics.relayJoins.inc({ side: 'acceptor', outcome: 'limit' })
     try {
-      serve(await joinRelay(this.#channel.server, ticket))
+      serve(await joinRelay(this.#channel.server, ticket), from)
       this.#metrics.relayJoins.inc({ side: 'acceptor', outcome: 'joined' })
     } catch (error) {
       this.#metrics.relayJoins.inc({ side: 'acceptor', outcome: codeOf(error) })
       this.#log.info({ error: sentenceOf(error) }, 'could not join the relay for a peer')
     } finally {
-      this.#joining--
+      over()
     }
   }
 

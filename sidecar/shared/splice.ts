@@ -25,6 +25,8 @@ export interface SpliceOptions {
   onBulk?: (splice: Splice) => void
   /** How much is much; for tests. */
   bulkBytes?: number
+  /** Told each time that the other side takes no more for now of what this side sends. */
+  onBlocked?: (splice: Splice, from: Side) => void
   /** Told when the two sides have talked in turn for long: it may take the splice over. */
   onTalk?: (splice: Splice) => void
 }
@@ -232,10 +234,13 @@ export class Splice {
 
   #copy(way: Way, side: Side): void {
     const { from, to } = way
-    const { onBulk, onTalk } = this.#options
+    const { onBulk, onTalk, onBlocked } = this.#options
     const opposed = side === 'a' ? 'b' : 'a'
     from.on('data', (chunk: Buffer) => {
-      if (!way.pass(chunk)) from.pause()
+      if (!way.pass(chunk)) {
+        from.pause()
+        onBlocked?.(this, side)
+      }
       if (onTalk !== undefined && this.#speaker !== side) {
         this.#speaker = side
         if (this.#isTalk() && this.intact) onTalk(this)

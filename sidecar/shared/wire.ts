@@ -156,10 +156,10 @@ const serverMessage = tagged({
   self: object({ ports: list(integer(1, 65_535), 10_000) }),
   ticket: object({ id: requestId, ticket: ticketText }),
   failed: object({ id: requestId, code: oneOf(...failureCodes), message: text(1_000) }),
-  /** A peer wants to reach this pod: join the relay with this ticket and serve the tunnel on it. */
-  incoming: object({ ticket: ticketText }),
-  /** Connect to the rendezvous with this ticket; `id` when it answers our own `punch`. */
-  meet: object({ ticket: ticketText, id: optional(requestId) }),
+  /** A peer, `from`, wants to reach this pod: join the relay with this ticket and serve the tunnel on it. */
+  incoming: object({ ticket: ticketText, from: optional(podUid) }),
+  /** Connect to the rendezvous with this ticket; `id` when it answers our own `punch`, `from` who asked when not. */
+  meet: object({ ticket: ticketText, id: optional(requestId), from: optional(podUid) }),
   /** Both sides have been seen: now. */
   rendezvous: object({ ticket: ticketText, opening }),
   unpunched: object({ id: requestId, code: oneOf(...failureCodes, 'hopeless'), message: text(1_000) }),

@@ -12,20 +12,21 @@ import { dial } from '#shared/dial.ts'
 import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import { identityOf, type PodIdentity, spiffeIdOf } from '#shared/identity.ts'
 import type { Logger } from '#shared/log.ts'
+import { networkOf } from '#shared/networks.ts'
 import { sidecarPorts } from '#shared/ports.ts'
 import type { Pump } from '#shared/pump/pump.ts'
-import { Splice } from '#shared/splice.ts'
+import { type Side, Splice } from '#shared/splice.ts'
 import { handshakeDeadlineMs, handshakeFailureOf } from '#shared/tls.ts'
 import type { AccessLog } from '../access-log.ts'
 import type { Identity } from '../control/identity.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
+import type { ByteBudget } from './byte-budget.ts'
 import { type ConnectFailure, decideInbound, statusOf } from './connect.ts'
 import type { OfflineGrace } from './offline-grace.ts'
+import { PeerLimits, peerLimits } from './peer-limits.ts'
 import { SideAcceptor } from './side-acceptor.ts'
-import { maxSessionMemory, maxStreams, sessionWindow, streamWindow } from './windows.ts'
+import { maxSessionMemory, maxStreams, streamWindow } from './windows.ts'
 
-/** Sessions that peers may hold open at once; beyond it new connections are closed by the kernel's accept. */
-const maxSessions = 2_000
 const upstreamDeadlineMs = 5_000
 /** The dialer pings every 4 s; one that is silent for so long is dead, and its streams are reset. In ms. */
 const silenceMs = 10_000
@@ -35,6 +36,11 @@ const silenceMs = 10_000
  */
 const resets = { streamResetBurst: 20_000, streamResetRate: 2_000 }
 
+const tooMuch = {
+  refuse: 'limit',
+  why: 'the peer has too many streams, or reads too little of them',
+} as const
+
 export interface InboundOptions {
   port: number
   identity: Identity
@@ -43,8 +49,8 @@ export interface InboundOptions {
   self: () => { podIPs: readonly string[]; declaredPorts: readonly number[] }
   accessLog: AccessLog
   pump: Pump
-  /** Takes a peer's lane over from its preamble on. */
-  onLane: (socket: Duplex, route: 'direct' | 'relayed') => void
+  /** Takes a peer's lane over from its preamble on; `proven` is called once the peer is known or the lane over. */
+  onLane: (socket: Duplex, route: 'direct' | 'relayed', proven: () => void) => void
   metrics: SidecarMetrics
   log: Logger
 }
@@ -60,8 +66,11 @@ export class Inbound {
   readonly #sides: SideAcceptor
   readonly #sessions = new Map<ServerHttp2Session, PodIdentity>()
   readonly #aborter = new AbortController()
-  /** Connections that came by way of the relay. */
+  /** Connections that the server had a part in. */
   readonly #relayed = new Set<string>()
+  readonly #limits = new PeerLimits()
+  /** Connections whose peer has not shown a certificate yet; what to call once it has. */
+  readonly #unproven = new Map<string, () => void>()
   #streams = 0
   #draining = false
 
@@ -78,9 +87,9 @@ export class Inbound {
       ...options.identity.tlsOptions(),
     })
     const { pump, identity, metrics, log } = options
-    this.#sides = new SideAcceptor(pump, identity.trustDomain, metrics, log)
+    this.#sides = new SideAcceptor(pump, identity.trustDomain, this.#limits.sides, metrics, log)
     this.#listener = createServer({ noDelay: true }, (socket) => this.accept(socket))
-    this.#listener.maxConnections = maxSessions
+    this.#listener.maxConnections = peerLimits.unproven + peerLimits.sessions
     this.#server.on('session', (session) => this.#onSession(session))
     this.#server.on('stream', (stream, headers) => {
       this.#onStream(stream, headers[':method'], headers[':authority'])
@@ -110,20 +119,28 @@ export class Inbound {
     return typeof address === 'object' && address !== null ? address.port : port
   }
 
-  /** Serves the tunnel on a socket that was accepted, or that another route made (the relay). */
-  accept(socket: Duplex, route: 'direct' | 'relayed' = 'direct'): void {
-    if (this.#draining || this.#sessions.size >= maxSessions) socket.destroy()
-    else
-      this.#sides.onConnection(
-        socket,
-        (tls) => {
-          const name = nameOf(tls as Socket)
-          if (route === 'relayed') this.#relayed.add(name)
-          tls.once('close', () => this.#relayed.delete(name))
-          this.#server.emit('connection', tls)
-        },
-        (lane) => this.#options.onLane(lane, route),
-      )
+  /** Serves the tunnel on a socket that was accepted, or that the server has made with `peer`, by its own account. */
+  accept(socket: Duplex, peer?: string): void {
+    const { remoteAddress = '' } = socket as Socket
+    const proven = this.#draining ? undefined : this.#limits.unproven.take(peer ?? networkOf(remoteAddress))
+    if (proven === undefined) {
+      if (!this.#draining) this.#onLimit(peer ?? remoteAddress, 'too many unfinished handshakes')
+      socket.destroy()
+      return
+    }
+    const onTls = (tls: Duplex) => {
+      const name = nameOf(tls as Socket)
+      this.#unproven.set(name, proven)
+      if (peer !== undefined) this.#relayed.add(name)
+      tls.once('close', () => {
+        this.#relayed.delete(name)
+        this.#unproven.delete(name)
+      })
+      this.#server.emit('connection', tls)
+    }
+    const onLane = (lane: Duplex) =>
+      this.#options.onLane(lane, peer === undefined ? 'direct' : 'relayed', proven)
+    this.#sides.onConnection(socket, proven, onTls, onLane)
   }
 
   /** The server that sessions were relayed by goes away: their peers open new streams elsewhere, open ones may finish. */
@@ -151,16 +168,32 @@ export class Inbound {
     try {
       const { certificate, byGrace } = grace.check(session.socket as TLSSocket, 'client')
       const peer = identityOf(certificate, identity.trustDomain)
+      this.#unproven.get(nameOf(session.socket))?.()
+      const over = this.#limits.sessions.take(peer.podUid)
+      if (over === undefined) {
+        this.#onLimit(peer.podUid, 'too many sessions')
+        session.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM)
+        return
+      }
       if (byGrace) grace.hold(session, Date.parse(certificate.validTo))
       this.#sessions.set(session, peer)
       this.#sides.register(session, peer)
-      session.setLocalWindowSize(sessionWindow)
+      session.setLocalWindowSize(this.#limits.windowOf(peer.podUid))
       session.setTimeout(silenceMs, () => session.destroy())
-      session.once('close', () => this.#sessions.delete(session))
+      session.once('close', () => {
+        this.#sessions.delete(session)
+        over()
+        this.#limits.forget(peer.podUid)
+      })
     } catch (error) {
       this.#onRefused(error)
       session.destroy()
     }
+  }
+
+  #onLimit(peer: string, why: string): void {
+    this.#options.metrics.handshakeFailures.inc({ direction: 'inbound', reason: 'limit' })
+    this.#options.log.debug({ peer, reason: 'limit' }, `refused a peer: ${why}`)
   }
 
   #onRefused(error: unknown, socket?: TLSSocket): void {
@@ -193,19 +226,29 @@ export class Inbound {
     const decision = this.#draining
       ? { refuse: 'stopping' as const, why: 'the pod is stopping' }
       : decideInbound(method, authority, { ...this.#options.self(), ownPorts: sidecarPorts })
-    if ('refuse' in decision) {
-      this.#refuse(stream, decision.refuse)
-      return entry.close({ closeReason: decision.refuse, error: decision.why })
+    const over = 'refuse' in decision ? undefined : this.#admit(peer)
+    if ('refuse' in decision || over === undefined) {
+      const { refuse, why } = 'refuse' in decision ? decision : tooMuch
+      this.#refuse(stream, refuse)
+      return entry.close({ closeReason: refuse, error: why })
     }
     this.#streams++
-    stream.once('close', () => this.#streams--)
-    await this.#serve(stream, decision, entry)
+    stream.once('close', () => {
+      this.#streams--
+      over()
+    })
+    await this.#serve(stream, decision, entry, this.#limits.budgetOf(peer.podUid))
+  }
+
+  #admit({ podUid }: PodIdentity): (() => void) | undefined {
+    return this.#limits.budgetOf(podUid).full ? undefined : this.#limits.streams.take(podUid)
   }
 
   async #serve(
     stream: ServerHttp2Stream,
     { host, port }: { host: string; port: number },
     entry: ReturnType<AccessLog['open']>,
+    budget: ByteBudget,
   ): Promise<void> {
     const gone = new AbortController()
     const onClose = () => gone.abort(new EdgeMeshError('reset', 'Cannot go on: the peer gave up.'))
@@ -222,7 +265,9 @@ export class Inbound {
       entry.connected()
       if (stream.destroyed) upstream.destroy()
       else stream.respond({ ':status': 200 })
-      const splice = new Splice(stream, upstream, { signal: this.#aborter.signal })
+      const onBlocked = (splice: Splice, from: Side) => from === 'b' && budget.blocked(splice)
+      const splice = new Splice(stream, upstream, { signal: this.#aborter.signal, onBlocked })
+      budget.watch(splice)
       this.#sides.offer(stream, splice)
       const result = await splice.done
       entry.close({ sent: result.bToA, received: result.aToB, closeReason: closeReasonOf(result) })

@@ -181,6 +181,12 @@ export class SessionPool {
       )
     } catch (error) {
       if (codeOf(error) === 'timeout') socket?.destroy()
+      if (isToldToCalmDown(error))
+        throw new EdgeMeshError(
+          'limit',
+          `Cannot reach pod ${podUid}: it has too many sessions of ours.`,
+          error,
+        )
       throw error
     }
   }
@@ -307,6 +313,11 @@ export class SessionPool {
       suspectMs,
     ).unref()
   }
+}
+
+/** Node tells of the code of a GOAWAY in words only. */
+function isToldToCalmDown(error: unknown): boolean {
+  return sentenceOf(error).includes(`error code ${constants.NGHTTP2_ENHANCE_YOUR_CALM}`)
 }
 
 function isLive(session: ClientHttp2Session): boolean {

@@ -6,6 +6,7 @@ import { identityOf, type PodIdentity } from '#shared/identity.ts'
 import type { Logger } from '#shared/log.ts'
 import type { Pump, Side } from '#shared/pump/pump.ts'
 import type { Splice } from '#shared/splice.ts'
+import type { Shares } from '../shares.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
 import { lanePreamble, Mover, parseStreamName, preamble, sessionNameOf, welcome } from './side.ts'
 
@@ -24,14 +25,17 @@ interface Session {
 export class SideAcceptor {
   readonly #pump: Pump
   readonly #trustDomain: string
+  /** Of each peer. */
+  readonly #shares: Shares
   readonly #metrics: SidecarMetrics
   readonly #log: Logger
   readonly #byName = new Map<string, Session>()
   readonly #bySession = new WeakMap<ServerHttp2Session, Session>()
 
-  constructor(pump: Pump, trustDomain: string, metrics: SidecarMetrics, log: Logger) {
+  constructor(pump: Pump, trustDomain: string, shares: Shares, metrics: SidecarMetrics, log: Logger) {
     this.#pump = pump
     this.#trustDomain = trustDomain
+    this.#shares = shares
     this.#metrics = metrics
     this.#log = log
   }
@@ -53,8 +57,17 @@ export class SideAcceptor {
     void splice.done.then(() => session.streams.delete(id))
   }
 
-  /** Tells side connections and lanes from TLS by what comes first; TLS is given on with nothing taken out. */
-  onConnection(socket: Duplex, onTls: (socket: Duplex) => void, onLane: (socket: Duplex) => void): void {
+  /**
+   * Tells side connections and lanes from TLS by what comes first; TLS is given on with nothing taken out. Calls `proven` once the
+   * peer of a side connection is known, or the connection over.
+   */
+  onConnection(
+    socket: Duplex,
+    proven: () => void,
+    onTls: (socket: Duplex) => void,
+    onLane: (socket: Duplex) => void,
+  ): void {
+    socket.once('close', proven)
     const timer = setTimeout(() => socket.destroy(), firstByteDeadlineMs)
     socket.once('close', () => clearTimeout(timer))
     const onError = () => socket.destroy()
@@ -62,7 +75,7 @@ export class SideAcceptor {
     socket.once('data', (first: Buffer) => {
       clearTimeout(timer)
       socket.pause()
-      if (first.equals(preamble)) void this.#accept(socket)
+      if (first.equals(preamble)) void this.#accept(socket, proven)
       else if (first.equals(lanePreamble)) onLane(socket)
       else if (first[0] === tlsHandshake) {
         socket.off('error', onError)
@@ -72,48 +85,54 @@ export class SideAcceptor {
     })
   }
 
-  async #accept(socket: Duplex): Promise<void> {
+  async #accept(socket: Duplex, proven: () => void): Promise<void> {
     if (!(await this.#pump.ready())) {
       socket.destroy()
       return
     }
     welcome(socket, (fd) => {
-      if (fd !== undefined) this.#secure(fd)
+      socket.off('close', proven)
+      if (fd === undefined) proven()
+      else this.#secure(fd, proven)
     })
   }
 
-  #secure(fd: number): void {
+  #secure(fd: number, proven: () => void): void {
+    let over: (() => void) | undefined
     let mover: Mover | undefined
     const side: Side | undefined = this.#pump.secure(fd, undefined, {
       onNamed: (certificate, name) => {
-        const splice = this.#find(certificate, name)
-        if (splice === undefined || side === undefined) {
+        proven()
+        const found = this.#find(certificate, name)
+        if (found !== undefined) over = this.#shares.take(found.peer.podUid)
+        if (found === undefined || over === undefined || side === undefined) {
           side?.abort()
           return
         }
-        mover = new Mover(splice, side, 'b')
+        mover = new Mover(found.splice, side, 'b')
         mover.expect()
         side.accept()
       },
       onAgreed: () => mover?.send(),
     })
-    void side?.moved.then(() =>
-      this.#metrics.sideConnections.inc({
-        side: 'acceptor',
-        outcome: mover === undefined ? 'refused' : 'moved',
-      }),
-    )
+    if (side === undefined) proven()
+    void side?.moved.then(() => {
+      proven()
+      over?.()
+      const outcome = mover === undefined ? 'refused' : 'moved'
+      this.#metrics.sideConnections.inc({ side: 'acceptor', outcome })
+    })
   }
 
-  /** The stream of that name, if it is the peer's own and has not been moved. */
-  #find(certificate: Uint8Array, name: Uint8Array): Splice | undefined {
+  /** The stream of that name, if it is the peer's own and has not been moved, and the peer. */
+  #find(certificate: Uint8Array, name: Uint8Array): { splice: Splice; peer: PodIdentity } | undefined {
     const { session: sessionName, streamId } = parseStreamName(name)
     const session = this.#byName.get(sessionName)
     const splice = session?.streams.get(streamId)
     try {
       const peer = identityOf(new X509Certificate(certificate), this.#trustDomain)
       if (session !== undefined && splice?.intact && !splice.isElsewhere && isSame(peer, session.peer))
-        return splice
+        return { splice, peer }
       this.#log.info({ podUid: peer.podUid }, 'refused a side connection: it names no stream of its peer')
     } catch (error) {
       this.#log.warn({ error: sentenceOf(error) }, 'refused a side connection')

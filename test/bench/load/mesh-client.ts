@@ -49,7 +49,8 @@ export async function openMeshClient(
     onMessage: (message) => {
       onMessage?.(message)
       if (message.type === 'ticket' || message.type === 'failed') relay.onAnswer(message)
-      else if (message.type === 'incoming' && serve !== undefined) void relay.join(message.ticket, serve)
+      else if (message.type === 'incoming' && serve !== undefined)
+        void relay.join(message.ticket, message.from ?? '', serve)
     },
     onLost: (welcomes) => relay.onLost(welcomes),
     onMoved: () => undefined,
