@@ -16,19 +16,20 @@ import type { Identity } from '../control/identity.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
 import { authorityOf, failureOf } from './connect.ts'
 import type { OfflineGrace } from './offline-grace.ts'
+import { patienceMs, roundTripAfter } from './patience.ts'
 import { maxSessionMemory, sessionWindow, streamWindow } from './windows.ts'
 
 /** How long a session may be without a stream before it is closed, in ms (HBONE keeps them 5 minutes). */
 const idleMs = 5 * 60_000
 /**
- * A session that does not answer a ping until the next is due is dead, and its streams are reset: noticed within twice
- * this time. Pings also keep the mappings of NATs, which forget idle connections after minutes.
+ * A session that does not answer a ping in time (see patience) is dead, and its streams are reset. Pings also keep the
+ * mappings of NATs, which forget idle connections after minutes.
  */
 const pingEveryMs = 4_000
-/** When a new stream has no answer after so long, its session is pinged, and must answer in as much; in ms. */
+/** When a new stream has no answer after so long, its session is pinged; in ms. */
 const suspectMs = 2_000
-/** Before a silent session is given up, what came while this process itself had no time is read for so long, in ms. */
-const lastChanceMs = 500
+/** How often it is looked whether a session with an open ping brings anything, in ms. */
+const lookEveryMs = 500
 /** Sessions without a stream that are kept over all peers. */
 const maxEmptySessions = 64
 /** How long dialling a peer may take in all, in ms: joining the relay, TLS and the first SETTINGS. */
@@ -42,9 +43,11 @@ interface Watched {
   idleSince: number
   /** A ping is not answered yet. */
   pinged: boolean
-  pingedAt: number
-  /** How much had come when it was sent. */
+  /** How long pings took lately, in ms. */
+  roundTripMs: number | undefined
+  /** How much had come when it was looked last, and for how long nothing has. */
   bytesRead: number
+  silentMs: number
 }
 
 /**
@@ -239,8 +242,9 @@ export class SessionPool {
       since,
       idleSince: since,
       pinged: false,
-      pingedAt: 0,
+      roundTripMs: undefined,
       bytesRead: 0,
+      silentMs: 0,
     })
     const peers = this.#byPod.get(podUid) ?? new Set()
     this.#byPod.set(podUid, peers.add(session))
@@ -272,46 +276,41 @@ export class SessionPool {
     for (const [session, watched] of this.#sessions) {
       if (watched.streams === 0 && performance.now() - watched.idleSince > idleMs) session.close()
       else if (!watched.pinged) this.#ping(session, watched)
-      else if (performance.now() - watched.pingedAt >= pingEveryMs / 2)
-        this.#unlessHeard(session, watched, 'no answer to its ping')
     }
   }
 
   #ping(session: ClientHttp2Session, watched: Watched): void {
     if (session.destroyed || session.closed) return
     watched.bytesRead = session.socket.bytesRead
-    watched.pingedAt = performance.now()
-    watched.pinged = session.ping((error) => {
-      if (error === null) watched.pinged = false
+    watched.silentMs = 0
+    const timer = setInterval(() => this.#look(session, watched), lookEveryMs)
+    timer.unref()
+    watched.pinged = session.ping((error, tookMs) => {
+      clearInterval(timer)
+      watched.pinged = false
+      if (error === null) watched.roundTripMs = roundTripAfter(watched.roundTripMs, tookMs)
     })
+    if (!watched.pinged) clearInterval(timer)
   }
 
   /**
-   * Ends a session that has brought nothing since its last ping. Whatever came is looked at first: where this process
-   * was starved, it is late itself and not the peer; and behind bulk an answer may be long on its way.
+   * Ends a session that answers no ping and brings nothing else. Silence is counted in looks, not by the clock: where this
+   * process was starved, it is late itself and not the peer. Behind bulk an answer may be long on its way.
    */
-  #unlessHeard(session: ClientHttp2Session, watched: Watched, why: string): void {
-    const judge = () => {
-      if (!isLive(session) || !watched.pinged) return
-      if (session.socket.bytesRead > watched.bytesRead) {
-        watched.bytesRead = session.socket.bytesRead
-        return
-      }
-      this.#log.info(`a session is dead: ${why}`)
-      session.destroy(new EdgeMeshError('timeout', 'Cannot go on: the session to the peer is dead.'))
-    }
-    setTimeout(() => setImmediate(judge), lastChanceMs).unref()
+  #look(session: ClientHttp2Session, watched: Watched): void {
+    if (!isLive(session)) return
+    const { bytesRead } = session.socket
+    watched.silentMs = bytesRead > watched.bytesRead ? 0 : watched.silentMs + lookEveryMs
+    watched.bytesRead = bytesRead
+    if (watched.silentMs <= patienceMs(watched.roundTripMs)) return
+    this.#log.info('a session is dead: no answer to its ping')
+    session.destroy(new EdgeMeshError('timeout', 'Cannot go on: the session to the peer is dead.'))
   }
 
   /** A stream waits for its answer: is it the far app that is slow, or is nobody there any more? */
   #suspect(session: ClientHttp2Session | undefined): void {
     const watched = session && this.#sessions.get(session)
-    if (session === undefined || watched === undefined) return
-    if (!watched.pinged) this.#ping(session, watched)
-    setTimeout(
-      () => this.#unlessHeard(session, watched, 'a stream and a ping were not answered'),
-      suspectMs,
-    ).unref()
+    if (session !== undefined && watched?.pinged === false) this.#ping(session, watched)
   }
 }
 
