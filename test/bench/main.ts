@@ -1,6 +1,7 @@
 import { cpus, release, totalmem } from 'node:os'
 import { Command, InvalidArgumentError } from 'commander'
 import { sentenceOf } from '#shared/errors.ts'
+import { takeDownOnInterrupt } from '../lab/interrupts.ts'
 import { Lab } from '../lab/lab.ts'
 import type { BenchCase, Trial } from './case.ts'
 import { channelCases } from './cases/channels.ts'
@@ -55,8 +56,7 @@ async function bench(names: string[], options: Options): Promise<void> {
   const failed: string[] = []
   for (const rttMs of new Set(chosen.map((c) => c.rttMs))) {
     const name = `bench-${process.pid}-${rttMs}`
-    const stop = () => void Lab.down(name).finally(() => process.exit(130))
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, stop)
+    using _interrupts = takeDownOnInterrupt(() => Lab.down(name))
     try {
       const rig = await Rig.in(await Lab.up({ name, rttMs, bundled: true, nodeFlags }))
       for (const one of chosen.filter((c) => c.rttMs === rttMs)) {
@@ -76,7 +76,6 @@ async function bench(names: string[], options: Options): Promise<void> {
           rig.lab.stopServer(),
         ])
     } finally {
-      for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, stop)
       await Lab.down(name)
     }
   }

@@ -1,5 +1,6 @@
 import { Command, InvalidArgumentError } from 'commander'
 import { sentenceOf } from '#shared/errors.ts'
+import { takeDownOnInterrupt } from '../lab/interrupts.ts'
 import { Lab } from '../lab/lab.ts'
 import type { ChaosCase } from './case.ts'
 import { chaosCases } from './cases.ts'
@@ -43,8 +44,7 @@ async function runIn(
   onRow: (row: Row) => void,
 ): Promise<Row[]> {
   const name = `chaos-${process.pid}`
-  const stop = () => void Lab.down(name).finally(() => process.exit(130))
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, stop)
+  using _interrupts = takeDownOnInterrupt(() => Lab.down(name))
   const rows: Row[] = []
   try {
     const rig = await Rig.up(seed, { name, clocks })
@@ -54,7 +54,6 @@ async function runIn(
       onRow(row)
     }
   } finally {
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, stop)
     await Lab.down(name)
   }
   return rows

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Command, InvalidArgumentError } from 'commander'
 import { sentenceOf } from '#shared/errors.ts'
 import { type LineProcess, Rig } from '../bench/rig.ts'
+import { takeDownOnInterrupt } from '../lab/interrupts.ts'
 import { Lab } from '../lab/lab.ts'
 import { serverAddress } from '../lab/topology.ts'
 import { adminPage, metricIn, type Part, sample } from '../soak/probe.ts'
@@ -161,11 +162,7 @@ function print({
 
 async function main(options: Options): Promise<void> {
   const name = `crowd-${process.pid}`
-  const interrupted = () => {
-    process.stderr.write('\n  taking the lab down ...\n')
-    Lab.down(name).finally(() => process.exit(130))
-  }
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, interrupted)
+  using _interrupts = takeDownOnInterrupt(() => Lab.down(name))
   try {
     const lab = await Lab.up({ name, replicas: 2, bundled: true, onProgress: say })
     const result = await crowd(lab, options)

@@ -1,6 +1,7 @@
 import { Command } from 'commander'
 import { sentenceOf } from '#shared/errors.ts'
 import { hostRules } from '../lab/host.ts'
+import { takeDownOnInterrupt } from '../lab/interrupts.ts'
 import { Lab } from '../lab/lab.ts'
 import { serverAddress } from '../lab/topology.ts'
 import { measureAll, type NatPair, type NatResult, parsePairs, sitesOf } from './nat.ts'
@@ -83,12 +84,7 @@ async function tryNats(
 async function show(name: string, pairs: readonly NatPair[], say: (text: string) => void): Promise<Shown> {
   const labs = [name, `${name}-nat`]
   const takeDown = () => Promise.all(labs.map((lab) => Lab.down(lab)))
-  const interrupted = () => {
-    process.stderr.write('\n  taking the lab down ...\n')
-    takeDown().finally(() => process.exit(130))
-  }
-  process.once('SIGINT', interrupted)
-  process.once('SIGTERM', interrupted)
+  using _interrupts = takeDownOnInterrupt(takeDown)
   try {
     const steps = await tellStory(name, say)
     if (pairs.length === 0) return { steps, nat: [] }

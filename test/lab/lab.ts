@@ -205,7 +205,12 @@ export class Lab {
   /** Takes a lab down by its name, whatever is left of it. */
   static async down(name: string): Promise<void> {
     requireRoot()
-    await deleteNamespaces(await namespacesOf(name))
+    // What is being made may add to it until it fails, as it loses what it stands on.
+    for (let tries = 0; tries < 10; tries++) {
+      const left = await namespacesOf(name)
+      if (left.length === 0) break
+      await deleteNamespaces(left)
+    }
     rmSync(join(labsFolder, name), { recursive: true, force: true })
     if (Lab.list().length === 0) rmSync(labsFolder, { recursive: true, force: true })
   }

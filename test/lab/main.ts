@@ -1,5 +1,6 @@
 import { Command } from 'commander'
 import { sentenceOf } from '#shared/errors.ts'
+import { takeDownOnInterrupt } from './interrupts.ts'
 import { Lab } from './lab.ts'
 import { isNatKind, type NatKind, natKinds } from './nat.ts'
 
@@ -60,13 +61,8 @@ function parsePorts(list: string | undefined): number[] {
 }
 
 async function up(options: UpFlags): Promise<void> {
-  const onInterrupt = () => {
-    process.stderr.write('\ntaking it down again\n')
-    Lab.down(name).finally(() => process.exit(130))
-  }
   const name = options.name ?? `lab-${process.pid}`
-  process.once('SIGINT', onInterrupt)
-  process.once('SIGTERM', onInterrupt)
+  using _interrupts = takeDownOnInterrupt(() => Lab.down(name))
   const natA = natKind('--nat-a', options.natA)
   const natB = natKind('--nat-b', options.natB)
   const lab = await Lab.up({

@@ -142,20 +142,26 @@ export async function routeThroughDelay(lab: string, layout: Layout, on: boolean
 }
 
 /** Namespaces of a lab, or of every lab. */
+/** A ^C of the terminal does not reach what takes a lab down. */
+const onItsOwn = { detached: true } as const
+
 export async function namespacesOf(lab: string | undefined): Promise<string[]> {
   const prefix = lab === undefined ? 'em-' : `em-${lab}-`
-  const all = (await mustRun(['ip', 'netns', 'list'])).split('\n').map((line) => line.split(' ')[0] ?? '')
+  const all = (await mustRun(['ip', 'netns', 'list'], onItsOwn))
+    .split('\n')
+    .map((line) => line.split(' ')[0] ?? '')
   return all.filter((name) => name.startsWith(prefix))
 }
 
 /** Ends every process inside the namespaces (they are all ours) and deletes them. */
 export async function deleteNamespaces(namespaces: readonly string[]): Promise<void> {
-  const listed = await Promise.all(namespaces.map((ns) => run(['ip', 'netns', 'pids', ns])))
+  const listed = await Promise.all(namespaces.map((ns) => run(['ip', 'netns', 'pids', ns], onItsOwn)))
   const pids = listed.flatMap(({ stdout }) => stdout.split('\n').filter((pid) => pid !== ''))
-  for (const pid of pids) await run(['kill', '-KILL', pid])
+  for (const pid of pids) await run(['kill', '-KILL', pid], onItsOwn)
   for (const pid of pids) await gone(pid)
   if (namespaces.length > 0) {
     await run(['ip', '-force', '-batch', '-'], {
+      ...onItsOwn,
       input: namespaces.map((ns) => `netns del ${ns}`).join('\n'),
     })
   }

@@ -6,7 +6,7 @@ export interface Output {
   stderr: string
 }
 
-export interface RunOptions extends Pick<SpawnOptions, 'cwd' | 'env'> {
+export interface RunOptions extends Pick<SpawnOptions, 'cwd' | 'env' | 'detached'> {
   input?: string
   timeoutMs?: number
 }

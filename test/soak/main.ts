@@ -4,6 +4,7 @@ import { Command, InvalidArgumentError } from 'commander'
 import { sentenceOf } from '#shared/errors.ts'
 import { ports } from '#shared/ports.ts'
 import { LineProcess } from '../bench/rig.ts'
+import { takeDownOnInterrupt } from '../lab/interrupts.ts'
 import { Lab } from '../lab/lab.ts'
 import { adminPage, type Part, routesIn, sample } from './probe.ts'
 import { type Result, report } from './report.ts'
@@ -163,11 +164,7 @@ function say(step: string): void {
 
 async function main(options: Options): Promise<void> {
   const name = `soak-${process.pid}`
-  const interrupted = () => {
-    process.stderr.write('\n  taking the lab down ...\n')
-    Lab.down(name).finally(() => process.exit(130))
-  }
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, interrupted)
+  using _interrupts = takeDownOnInterrupt(() => Lab.down(name))
   try {
     const result = await soak(await makeLab(name), options)
     console.log(report(result, options.json))
