@@ -1,6 +1,7 @@
 import { close, setDeadPeerTimeout, setShared } from '#shared/pump/libc.ts'
 import { TlsConnection } from '#shared/pump/openssl.ts'
 import type { PumpWorker } from '#shared/pump/orders.ts'
+import { Shares } from '../shares.ts'
 import { socketAddressOf } from './address.ts'
 import { Lane } from './lane.ts'
 import { LaneGroups, maxStreams } from './lane-groups.ts'
@@ -16,6 +17,8 @@ const unsentBytes = 256 * 1024
 /** This thread has not run for so long: it cannot tell who was silent. */
 const starvedMs = 3_000
 const maxAbouts = 1_000
+/** On all lanes of a peer together: each may have 16 KiB and more waiting here. */
+const maxStreamsOfPeer = 2_000
 
 /** All lanes of this pod: those that it has made, and those that peers have, with what they open. */
 export class LaneHouse {
@@ -29,6 +32,7 @@ export class LaneHouse {
   readonly #served = new Set<ServedConnection>()
   readonly #connecting = new Connecting(connectDeadlineMs)
   readonly #abouts = new Map<string, About>()
+  readonly #streams = new Shares(maxStreamsOfPeer)
   #self: ReadonlyMap<string, string> = new Map()
   #draining = false
   #tickedMs = 0
@@ -150,8 +154,10 @@ export class LaneHouse {
     const destination = this.#self.get(key)
     const about = this.#aboutOf(lane.peer, destination ?? 'what is not served here')
     const isFull = lane.users.size >= maxStreams || ledger.open + ledger.elsewhere >= this.#maxConnections
-    const refused = this.#draining ? STOPPING : destination === undefined ? FORBIDDEN : isFull ? LIMIT : 0
-    if (refused !== 0) {
+    const release = isFull ? undefined : this.#streams.take(lane.peer)
+    const refused = this.#draining ? STOPPING : destination === undefined ? FORBIDDEN : LIMIT
+    if (this.#draining || destination === undefined || release === undefined) {
+      release?.()
       answerOpen(lane, id, refused, 0)
       records.add(about, refused, 0, 0, 0, 0)
       return
@@ -160,6 +166,7 @@ export class LaneHouse {
       this.#around,
       { lane, id, about, credit: payload.readUInt32BE() },
       (over) => {
+        release()
         this.#served.delete(over)
         this.#connecting.delete(over)
       },
