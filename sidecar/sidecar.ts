@@ -226,6 +226,7 @@ async function startInterception(
     accessLog,
     follow: (socket, destination) => express.follow(socket, destination),
     onRouted: (destination, routed) => express.learn(destination, routed),
+    onLost: (destination) => express.lost(destination),
     signal,
   })
   const interceptor = new Interceptor({

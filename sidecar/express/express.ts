@@ -158,6 +158,11 @@ export class Express implements Guest {
     }
   }
 
+  /** A destination could not be connected to: nobody is to wait for that. */
+  lost(destination: Destination): void {
+    this.#pioneers.get(authorityOf(destination.address, destination.port))?.resolve(false)
+  }
+
   /** The ports that this pod declares have changed. */
   onSelf(): void {
     if (this.#options.pump.isRunning) this.#tell({ type: 'self', served: this.#served() })

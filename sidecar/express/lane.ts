@@ -42,8 +42,8 @@ const maxSpare = 16
 const none: Buffer = Buffer.alloc(0)
 
 /** A peer from which nothing has come for so long is dead; pings go out more often. In ms. */
-const silenceMs = 9_000
-const pingEveryMs = 3_000
+const silenceMs = 6_000
+const pingEveryMs = 2_000
 const idleMs = 5 * 60_000
 const handshakeMs = 10_000
 /** Of one key no more than 2^24.5 records should be encrypted. */

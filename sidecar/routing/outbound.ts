@@ -35,6 +35,8 @@ export interface OutboundOptions {
   follow: (socket: Socket, destination: Destination) => Promise<boolean>
   /** Told of each destination that was connected to, and how. */
   onRouted: (destination: Destination, routed: Routed) => void
+  /** Told of each that could not be. */
+  onLost: (destination: Destination) => void
   signal: AbortSignal
 }
 
@@ -91,6 +93,7 @@ export class Outbound {
       const result = await spliceSockets(socket, stream, options).finally(release)
       entry.close({ sent: result.aToB, received: result.bToA, closeReason: reasonOf(result) })
     } catch (error) {
+      this.#options.onLost(destination)
       resetStream(socket)
       entry.close({ closeReason: codeOf(error), error: sentenceOf(error) })
     }
