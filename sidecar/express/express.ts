@@ -12,19 +12,13 @@ import type { Routed } from '../routing/outbound.ts'
 import type { Destination } from '../services/destination.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
 import { authorityOf } from '../tunnel/connect.ts'
+import { account } from './accounts.ts'
 import { flowKeyOf, socketAddress } from './address.ts'
 import { type FlowView, flowOf, servedBy } from './flows.ts'
 import { LaneKeeper } from './lane-keeper.ts'
 import { Ledger } from './ledger.ts'
-import {
-  type ExpressData,
-  type ExpressOrder,
-  type ExpressReport,
-  endings,
-  type Flow,
-  figuresEach,
-  type Punt,
-} from './messages.ts'
+import type { ExpressData, ExpressOrder, ExpressReport, Flow, Punt } from './messages.ts'
+import { Pioneers } from './pioneers.ts'
 
 /** Destinations known; the least recently used go first. */
 const maxFlows = 1_000
@@ -45,9 +39,6 @@ export interface ExpressOptions {
   log: Logger
 }
 
-/** How long connections may wait for the first one to their destination to show them the way, in ms. */
-const followMs = 500
-
 interface Known {
   key: string
   destination: Destination
@@ -56,16 +47,6 @@ interface Known {
   flow: Flow | undefined
   /** The endpoint that had the last turn when the flow was made. */
   after: string | undefined
-}
-
-/** Connections of one batch that are alike. */
-interface Total {
-  direction: 'inbound' | 'outbound'
-  route: string
-  outcome: string
-  connections: number
-  sent: number
-  received: number
 }
 
 /**
@@ -83,8 +64,7 @@ export class Express implements Guest {
   readonly #resting = new Map<string, { untilMs: number; forMs: number }>()
   readonly #waiting: (() => void)[] = []
   readonly #lanes: LaneKeeper
-  /** Destinations that are being connected to for the first time: whether the worker can carry what follows. */
-  readonly #pioneers = new Map<string, PromiseWithResolvers<boolean>>()
+  readonly #pioneers = new Pioneers()
   #ledger = new Ledger()
   #interceptor: Interceptor | undefined
   #accepts = false
@@ -125,7 +105,7 @@ export class Express implements Guest {
     if (this.#closed || this.#options.mode === 'never') return
     const name = authorityOf(destination.address, destination.port)
     const known = this.#known.get(name) ?? this.#add(name, destination, routed.key)
-    void this.#prepare(known, routed).then((ready) => this.#pioneers.get(name)?.resolve(ready))
+    void this.#prepare(known, routed).then((ready) => this.#pioneers.settle(name, ready))
   }
 
   /**
@@ -137,12 +117,10 @@ export class Express implements Guest {
     const name = authorityOf(destination.address, destination.port)
     const known = this.#known.get(name)
     if (known !== undefined && known.flow === undefined) return false
-    const pioneer = this.#pioneers.get(name)
-    if (pioneer === undefined) {
-      if (this.#pioneers.size < maxFlows) this.#explore(name)
-      return false
-    }
-    return (await pioneer.promise) && this.#giveAway(socket)
+    const pioneer = this.#pioneers.of(name)
+    if (pioneer !== undefined) return (await pioneer) && this.#giveAway(socket)
+    if (this.#pioneers.add(name)) void this.#options.pump.ready() // starts while the first is being connected
+    return false
   }
 
   /** The catalogue has changed: all of it, or the endpoints of one service. */
@@ -160,7 +138,7 @@ export class Express implements Guest {
 
   /** A destination could not be connected to: nobody is to wait for that. */
   lost(destination: Destination): void {
-    this.#pioneers.get(authorityOf(destination.address, destination.port))?.resolve(false)
+    this.#pioneers.settle(authorityOf(destination.address, destination.port), false)
   }
 
   /** The ports that this pod declares have changed. */
@@ -217,17 +195,6 @@ export class Express implements Guest {
     this.#lanes.onExit()
     for (const resolve of this.#waiting.splice(0)) resolve()
     if (!this.#closed) void this.#interceptor?.takeBack()
-  }
-
-  #explore(name: string): void {
-    const pioneer = Promise.withResolvers<boolean>()
-    this.#pioneers.set(name, pioneer)
-    void this.#options.pump.ready() // starts while the first is being connected
-    const timer = setTimeout(() => pioneer.resolve(false), followMs)
-    void pioneer.promise.then(() => {
-      clearTimeout(timer)
-      this.#pioneers.delete(name)
-    })
   }
 
   /** Makes sure of what the worker needs for the destination; whether it can carry connections there. */
@@ -337,42 +304,11 @@ export class Express implements Guest {
     this.#resting.set(key, { untilMs: performance.now() + forMs, forMs })
   }
 
-  #onClosed({ abouts, figures }: Extract<ExpressReport, { type: 'closed' }>): void {
+  #onClosed(report: Extract<ExpressReport, { type: 'closed' }>): void {
     const { accessLog, metrics } = this.#options
-    const totals = new Map<string, Total>()
-    for (let at = 0; at < figures.length; at += figuresEach) {
-      const about = abouts[figures[at] ?? 0]
-      const closed = endings[figures[at + 1] ?? 0]
-      const [sent = 0, received = 0, connectMs = 0, durationMs = 0] = figures.subarray(
-        at + 2,
-        at + figuresEach,
-      )
-      if (about === undefined || closed === undefined) continue
-      const { direction, destination, peer, ...chosen } = about
-      const times = { connectMs: connectMs === 0 ? undefined : connectMs, durationMs }
-      accessLog.record(
-        { direction, destination, ...(peer && { peer }) },
-        chosen,
-        { sent, received, ...closed },
-        times,
-      )
-      const [route, outcome] = [about.route, closed.closeReason]
-      const total = totals.get(route + outcome) ?? {
-        direction,
-        route,
-        outcome,
-        connections: 0,
-        sent: 0,
-        received: 0,
-      }
-      totals.set(route + outcome, total)
-      total.connections++
-      total.sent += sent
-      total.received += received
-    }
-    for (const total of totals.values()) accessLog.count(total.direction, total.route, total.outcome, total)
-    metrics.express.inc({ outcome: 'carried' }, figures.length / figuresEach)
-    for (const { direction, destination } of abouts) if (direction === 'outbound') this.#touch(destination)
+    account(report, accessLog, metrics)
+    for (const { direction, destination } of report.abouts)
+      if (direction === 'outbound') this.#touch(destination)
   }
 
   #touch(name: string): void {
