@@ -95,6 +95,7 @@ describe('a process', () => {
     ['grows by less than the bound', (at) => 100_000 + 250 * at, true],
     ['grows by more', (at) => 100_000 + 350 * at, false],
     ['grows at first and then stays', (at) => 100_000 + 5_000 * Math.min(at, 3), true],
+    ['takes a step in the middle', (at) => 100_000 + (at < 6.7 ? 0 : 9_000), true],
     ['goes up and down', (at) => 100_000 + 9_000 * Math.sin(9 * at), true],
   ])('whose memory %s', (_title, rssKb, good) => {
     const rows = judge({ part: 'a', before: quiet, during: during(rssKb), after: quiet }, bounds)

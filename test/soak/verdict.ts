@@ -54,13 +54,30 @@ export function boundsFor(minutes: number): Bounds {
 }
 
 /**
+ * How much it grows all the time, per minute, once warm: the least of the slopes of the whole and of its two halves. What
+ * is kept for ever makes all three grow; an allocator that needed more once, and keeps it, makes a step in one of them.
+ */
+export function growthOf(points: readonly { atMs: number; value: number }[]): number {
+  const warm = warmPartOf(points)
+  const half = Math.floor(warm.length / 2)
+  return Math.min(...[warm, warm.slice(0, half), warm.slice(-half)].map(theilSen))
+}
+
+/**
  * The slope per minute of the last two thirds, by Theil and Sen: the median of the slopes between all pairs, which no
  * single peak moves. 0 of fewer than two moments.
  */
 export function slopeOf(points: readonly { atMs: number; value: number }[]): number {
-  const warm = points.slice(Math.floor(points.length / 3))
-  const slopes = warm.flatMap((a, i) =>
-    warm
+  return theilSen(warmPartOf(points))
+}
+
+function warmPartOf<T>(points: readonly T[]): readonly T[] {
+  return points.slice(Math.floor(points.length / 3))
+}
+
+function theilSen(points: readonly { atMs: number; value: number }[]): number {
+  const slopes = points.flatMap((a, i) =>
+    points
       .slice(i + 1)
       .flatMap((b) => (b.atMs === a.atMs ? [] : [((b.value - a.value) / (b.atMs - a.atMs)) * 60_000])),
   )
@@ -96,18 +113,19 @@ const figures = [
 
 export function judge({ part, before, during, after }: Series, bounds: Bounds): Row[] {
   return figures.map(([figure, unit, key]) => {
-    const slope = slopeOf(during.map((s) => ({ atMs: s.atMs, value: s[key] })))
-    const row = { part, figure, unit, before: before[key], after: after[key], slope }
-    return { ...row, ...thirdsOf(during.map((s) => s[key])), wrong: wrongWith(row, bounds) }
+    const points = during.map((s) => ({ atMs: s.atMs, value: s[key] }))
+    const row = { part, figure, unit, before: before[key], after: after[key], slope: slopeOf(points) }
+    const wrong = wrongWith({ ...row, growth: growthOf(points) }, bounds)
+    return { ...row, ...thirdsOf(during.map((s) => s[key])), wrong }
   })
 }
 
 function wrongWith(
-  { figure, before, after, slope }: Pick<Row, 'figure' | 'before' | 'after' | 'slope'>,
+  { figure, before, after, growth }: Pick<Row, 'figure' | 'before' | 'after'> & { growth: number },
   bounds: Bounds,
 ) {
   if (figure === 'rss' || figure === 'anonymous')
-    return slope > bounds.kbPerMinute
+    return growth > bounds.kbPerMinute
       ? `grows by more than ${Math.round(bounds.kbPerMinute)} kB/min`
       : undefined
   const allowed = before + (figure === 'fds' ? bounds.fds : 0)
