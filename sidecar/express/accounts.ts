@@ -39,6 +39,9 @@ export function account(
     total.sent += sent
     total.received += received
   }
-  for (const total of totals.values()) accessLog.count(total.direction, total.route, total.outcome, total)
-  metrics.express.inc({ outcome: 'carried' }, figures.length / figuresEach)
+  for (const total of totals.values()) {
+    const { direction, route, outcome, connections } = total
+    accessLog.count(direction, route, outcome, total)
+    if (direction === 'outbound') metrics.express.inc({ outcome: 'carried' }, connections)
+  }
 }

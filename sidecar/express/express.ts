@@ -76,7 +76,7 @@ export class Express implements Guest {
     this.#lanes = new LaneKeeper({
       trustDomain,
       ready: async () => options.mode !== 'never' && !this.#closed && (await pump.ready()),
-      own: (fd) => this.#ledger.own(fd),
+      own: (fd) => pump.isRunning && this.#ledger.own(fd),
       tell: (order) => this.#tell(order),
       metrics,
       log,

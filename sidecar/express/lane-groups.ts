@@ -1,7 +1,7 @@
 import type { Lane } from './lane.ts'
 import { laneRoutes } from './messages.ts'
 
-/** Streams of one lane; the acceptor refuses more. */
+/** Streams of one lane; the acceptor refuses more, on all lanes of a peer together. */
 export const maxStreams = 2_048
 /** Where lanes take a route that is not the best, one connection in so many ms goes by the main thread, which looks for a better one. */
 const lookEveryMs = 1_000

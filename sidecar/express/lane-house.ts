@@ -19,11 +19,14 @@ const starvedMs = 3_000
 const maxAbouts = 1_000
 /** On all lanes of a peer together: each may have 16 KiB and more waiting here. */
 const maxStreamsOfPeer = 2_000
+/** How long what was sent may take to be read by peers when this pod ends, in ms. */
+const lingerMs = 1_000
+const lookMs = 20
 
 /** All lanes of this pod: those that it has made, and those that peers have, with what they open. */
 export class LaneHouse {
   readonly groups = new LaneGroups()
-  readonly #worker: PumpWorker
+  readonly #worker: Pick<PumpWorker, 'loop' | 'context'>
   readonly #around: Surroundings
   readonly #report: (report: ExpressReport) => void
   readonly #maxConnections: number
@@ -36,9 +39,10 @@ export class LaneHouse {
   #self: ReadonlyMap<string, string> = new Map()
   #draining = false
   #tickedMs = 0
+  #ending: { untilMs: number; onEnd: () => void } | undefined
 
   constructor(
-    worker: PumpWorker,
+    worker: Pick<PumpWorker, 'loop' | 'context'>,
     around: Surroundings,
     report: (report: ExpressReport) => void,
     maxConnections: number,
@@ -107,10 +111,12 @@ export class LaneHouse {
     this.retire((lane) => !lane.isDialer)
   }
 
-  abort(): void {
+  /** Resets what is open, and calls back once peers have read what was sent to them. */
+  abort(onEnd: () => void): void {
+    this.#draining = true
     for (const connection of [...this.#served]) connection.abort()
-    this.flush()
-    for (const lane of [...this.#lanes.values()]) lane.fail('the sidecar is stopping')
+    this.retire(() => true)
+    this.#ending = { untilMs: performance.now() + lingerMs, onEnd }
   }
 
   /** Sends what lanes have gathered in this round. */
@@ -119,8 +125,9 @@ export class LaneHouse {
   }
 
   beforeWaiting(nowMs: number): number {
-    this.flush()
     const waitMs = this.#connecting.check(nowMs)
+    this.flush()
+    if (this.#ending !== undefined) return this.#end(nowMs, this.#ending)
     if (this.#lanes.size === 0) return waitMs
     if (nowMs - this.#tickedMs >= tickMs) {
       const starved = this.#tickedMs > 0 && nowMs - this.#tickedMs > starvedMs
@@ -129,6 +136,16 @@ export class LaneHouse {
       this.flush()
     }
     return waitMs < 0 ? tickMs : waitMs
+  }
+
+  #end(nowMs: number, { untilMs, onEnd }: { untilMs: number; onEnd: () => void }): number {
+    for (const lane of [...this.#lanes.values()])
+      if (nowMs < untilMs) lane.end(nowMs)
+      else lane.fail('the sidecar is stopping')
+    if (this.#lanes.size > 0) return lookMs
+    this.#ending = undefined
+    onEnd()
+    return -1
   }
 
   #onUp(lane: Lane): void {
@@ -150,16 +167,18 @@ export class LaneHouse {
 
   #onOpen(lane: Lane, id: number, payload: Buffer): void {
     const { ledger, records } = this.#around
+    const { peer } = lane
     const key = payload.toString('latin1', 4)
     const destination = this.#self.get(key)
-    const about = this.#aboutOf(lane.peer, destination ?? 'what is not served here')
+    const about = this.#aboutOf(peer, destination ?? 'what is not served here')
     const isFull = lane.users.size >= maxStreams || ledger.open + ledger.elsewhere >= this.#maxConnections
-    const release = isFull ? undefined : this.#streams.take(lane.peer)
+    const release = isFull ? undefined : this.#streams.take(peer)
     const refused = this.#draining ? STOPPING : destination === undefined ? FORBIDDEN : LIMIT
     if (this.#draining || destination === undefined || release === undefined) {
       release?.()
       answerOpen(lane, id, refused, 0)
       records.add(about, refused, 0, 0, 0, 0)
+      lane.blame()
       return
     }
     const connection = new ServedConnection(

@@ -13,6 +13,8 @@ import { laneRoutes } from './messages.ts'
 /** Lanes that peers may have here: in all, and each pod. */
 const maxInbound = 2_000
 const maxInboundOfPeer = 8
+/** Of which it is not known yet who made them. */
+const maxUnnamed = 256
 const maxOutbound = 1_000
 /** A peer to which no lane can be made is left alone for so long, in ms; longer each time. */
 const minBlockedMs = 1_000
@@ -22,7 +24,7 @@ export interface LaneKeeperOptions {
   trustDomain: string
   /** Whether the worker runs, or could be started; resolves once it takes orders. */
   ready: () => Promise<boolean>
-  /** Keeps account of a descriptor that becomes the worker's. */
+  /** Keeps account of a descriptor that becomes the worker's; false when there is no worker, or no room. */
   own: (fd: number) => boolean
   tell: (order: ExpressOrder) => void
   metrics: SidecarMetrics
@@ -35,11 +37,14 @@ interface Kept {
   /** As dialler: the peer that is meant. As acceptor: the peer, once it is known. */
   podUid: string | undefined
   isDialer: boolean
+  /** It has been in use. */
   isUp: boolean
   /** Whether it has come up, once that is known. */
   readonly cameUp: PromiseWithResolvers<boolean>
   /** Ends its share of what strangers may have here. */
   readonly proven: () => void
+  /** It takes no new streams. */
+  isRetired: boolean
 }
 
 /** The main thread's side of lanes: dials and takes them, and says who may be at their other end. */
@@ -67,7 +72,8 @@ export class LaneKeeper {
     if (known !== undefined) return known.cameUp.promise
     const key = `${route} ${podUid}`
     const rests = (this.#blocked.get(key)?.untilMs ?? 0) > performance.now()
-    if (this.#draining || this.#dialling.has(podUid) || rests || this.#lanes.size >= maxOutbound) return false
+    if (this.#draining || this.#dialling.has(podUid) || rests) return false
+    if (this.#count((l) => l.isDialer) >= maxOutbound) return false
     this.#dialling.add(podUid)
     try {
       if (!(await this.#options.ready())) return false
@@ -89,14 +95,16 @@ export class LaneKeeper {
 
   /** Takes a peer's lane, from its preamble on; calls `proven` once the peer is known or the lane over. */
   async take(socket: Duplex, route: LaneRoute, proven: () => void): Promise<void> {
-    const inbound = [...this.#lanes.values()].filter((l) => !l.isDialer).length
-    if (this.#draining || inbound >= maxInbound || !(await this.#options.ready())) {
+    const isFull =
+      this.#count((l) => !l.isDialer) >= maxInbound ||
+      this.#count((l) => !l.isDialer && !l.isUp) >= maxUnnamed
+    if (this.#draining || isFull || !(await this.#options.ready())) {
       socket.destroy()
       return
     }
     welcome(socket, (fd) => {
       socket.off('close', proven) // its closing means nothing any more
-      if (this.#hand(fd, route, undefined, proven) === undefined) proven()
+      if (this.#draining || this.#hand(fd, route, undefined, proven) === undefined) proven()
     })
   }
 
@@ -119,14 +127,14 @@ export class LaneKeeper {
       lane.isUp = true
       lane.cameUp.resolve(true)
       this.#blocked.delete(`${lane.route} ${lane.podUid}`)
-      this.#count(lane, 'up')
-    } else if (report.type === 'retired') lane.podUid = undefined
+      this.#tally(lane, 'up')
+    } else if (report.type === 'retired') lane.isRetired = true
     else {
       this.#lanes.delete(lane.id)
       lane.cameUp.resolve(false)
       lane.proven()
-      if (lane.isDialer && lane.podUid !== undefined && !lane.isUp)
-        this.#block(`${lane.route} ${lane.podUid}`, report.error)
+      if (!lane.isUp && !lane.isRetired) this.#tally(lane, 'failed')
+      if (lane.isDialer && !lane.isUp) this.#block(`${lane.route} ${lane.podUid}`, report.error)
       this.#options.log.debug({ lane: lane.id, route: lane.route, why: report.error }, 'a lane is over')
     }
   }
@@ -143,7 +151,13 @@ export class LaneKeeper {
   #asGood(podUid: string, route: LaneRoute): Kept | undefined {
     const good = laneRoutes.indexOf(route)
     for (const lane of this.#lanes.values())
-      if (lane.isDialer && lane.podUid === podUid && laneRoutes.indexOf(lane.route) <= good) return lane
+      if (
+        lane.isDialer &&
+        !lane.isRetired &&
+        lane.podUid === podUid &&
+        laneRoutes.indexOf(lane.route) <= good
+      )
+        return lane
     return undefined
   }
 
@@ -162,7 +176,7 @@ export class LaneKeeper {
     const id = ++this.#lastId
     const cameUp = Promise.withResolvers<boolean>()
     const [podUid, isDialer] = [client?.podUid, client !== undefined]
-    const lane: Kept = { id, route, podUid, isDialer, isUp: false, cameUp, proven }
+    const lane: Kept = { id, route, podUid, isDialer, isUp: false, isRetired: false, cameUp, proven }
     this.#lanes.set(id, lane)
     this.#options.tell({ type: 'lane', lane: { id, fd: copy, route, ...(client && { client }) } })
     return lane
@@ -177,10 +191,11 @@ export class LaneKeeper {
       if (lane.isDialer && peer.podUid !== lane.podUid)
         throw new EdgeMeshError('identity-mismatch', `Cannot use a lane: pod ${peer.podUid} answers there.`)
       if (!lane.isDialer) {
-        if (this.#inboundOf(peer.podUid) >= maxInboundOfPeer)
+        if (this.#count((l) => !l.isDialer && l.podUid === peer.podUid) >= maxInboundOfPeer)
           throw new EdgeMeshError('limit', `Cannot take a lane: pod ${peer.podUid} has enough of them.`)
         lane.podUid = peer.podUid
-        this.#count(lane, 'up')
+        lane.isUp = true
+        this.#tally(lane, 'up')
       }
       tell({
         type: 'accept',
@@ -189,16 +204,19 @@ export class LaneKeeper {
       })
     } catch (error) {
       log.warn({ error: sentenceOf(error) }, 'refused a lane')
-      this.#count(lane, codeOf(error))
+      this.#tally(lane, codeOf(error))
+      lane.isRetired = true
       tell({ type: 'refuse', id: lane.id })
     }
   }
 
-  #inboundOf(podUid: string): number {
-    return [...this.#lanes.values()].filter((l) => !l.isDialer && l.podUid === podUid).length
+  #count(isMeant: (lane: Kept) => boolean): number {
+    let count = 0
+    for (const lane of this.#lanes.values()) if (isMeant(lane)) count++
+    return count
   }
 
-  #count({ isDialer }: Kept, outcome: string): void {
+  #tally({ isDialer }: Kept, outcome: string): void {
     this.#options.metrics.lanes.inc({ side: isDialer ? 'dialer' : 'acceptor', outcome })
   }
 

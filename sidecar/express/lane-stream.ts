@@ -6,6 +6,8 @@ import type { Lane, LaneUser } from './lane.ts'
 import { CLOSED, RESET_BY_APP, RESET_BY_PEER } from './messages.ts'
 import type { Window } from './window.ts'
 
+/** A peer that grants more than this is not counting. */
+const maxCredit = 2 ** 31
 /** In one turn, so that all streams get theirs. */
 const turnBytes = 128 * 1024
 const creditBytes = Buffer.alloc(4)
@@ -61,7 +63,7 @@ export class LaneStream implements LaneUser {
       at = Math.max(0, send(this.#app.fd, bytes, bytes.length, sendFlags)) // a failure is met again below
       if (at > 0) this.#taken(at, at < bytes.length)
     }
-    if (at === bytes.length) return
+    if (this.#over || at === bytes.length) return
     this.#queue.push(at === 0 ? bytes : bytes.subarray(at))
     this.#deliver()
   }
@@ -74,12 +76,14 @@ export class LaneStream implements LaneUser {
       if (!this.#over && this.#inDone && this.#outDone) this.#end(CLOSED)
     } else if (type === CREDIT) {
       this.#credit += payload.readUInt32BE()
-      if (!this.#outDone) this.#lane.stir(this)
+      if (this.#credit > maxCredit) this.#lane.fail('the peer breaks the protocol')
+      else if (!this.#outDone) this.#lane.stir(this)
     } else this.#lane.fail('the peer breaks the protocol')
   }
 
+  /** Where both directions have ended the lane is not needed any more: what has come is still the app's. */
   onLaneOver(): void {
-    this.#end(RESET_BY_PEER)
+    if (!this.#inEnded || !this.#outDone) this.#end(RESET_BY_PEER)
   }
 
   /** Ends it with a reset on both sides. */
@@ -92,7 +96,7 @@ export class LaneStream implements LaneUser {
   /** Passes on to the app what came. */
   #deliver(): void {
     while (this.#queue.length > 0) {
-      if (!this.#app.writable) return
+      if (this.#over || !this.#app.writable) return
       const head = this.#queue.head()
       const count = send(this.#app.fd, head, head.length, sendFlags)
       if (count > 0) {
@@ -104,7 +108,7 @@ export class LaneStream implements LaneUser {
         return
       }
     }
-    if (!this.#inEnded || this.#inDone) return
+    if (this.#over || !this.#inEnded || this.#inDone) return
     if (!this.#outDone) this.#app.end() // else it is closed at once
     this.#inDone = true
   }

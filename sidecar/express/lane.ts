@@ -48,6 +48,12 @@ const idleMs = 5 * 60_000
 const handshakeMs = 10_000
 /** Of one key no more than 2^24.5 records should be encrypted. */
 const maxSealedBytes = 128 * 1024 ** 3
+/** Numbers of streams have 32 bits. */
+const maxStreamNumber = 2 ** 31
+/** How long the peer of a lane that ends may take to read what was sent, in ms. */
+const lingerMs = 2_000
+/** In about a second: each costs more to answer than to ask. */
+const maxFaults = 2_000
 
 /** A stream of a lane, as the lane sees it. */
 export interface LaneUser extends Task {
@@ -95,6 +101,10 @@ export class Lane implements Task {
   readonly #reader: FrameReader
   #stage: 'handshake' | 'named' | 'open' | 'over' = 'handshake'
   #isRetired = false
+  #isUp = false
+  #faults = 0
+  /** Once our direction is over: since when. */
+  #endedMs: number | undefined
   #batch: Buffer | undefined
   #length = 0
   /** Sealed, and not taken by the socket yet; and what had to be sealed after it. */
@@ -116,7 +126,7 @@ export class Lane implements Task {
     this.isDialer = options.isDialer
     this.#port = new Port(options.fd)
     this.#reader = new FrameReader({
-      onData: (stream, bytes) => this.users.get(stream)?.onData(bytes),
+      onData: (stream, bytes) => this.#userOf(stream)?.onData(bytes),
       onControl: (type, stream, payload) => this.#onControl(type, stream, payload),
     })
   }
@@ -143,6 +153,10 @@ export class Lane implements Task {
   /** The peer is who it should be: by `peer` the access lines call it. */
   accept(peer: string): void {
     if (this.#stage !== 'named') return
+    if (this.#isRetired) {
+      this.fail('it is retired')
+      return
+    }
     this.#stage = 'open'
     this.peer = peer
     this.#port.readable = true // OpenSSL may hold some
@@ -161,6 +175,22 @@ export class Lane implements Task {
     this.#isRetired = true
     if (!this.isDialer) this.control(GOAWAY, 0)
     this.#options.on.retired(this)
+  }
+
+  /** Ends our direction once all is sent, and the lane once the peer has read it: a close might take that back. */
+  end(nowMs: number): void {
+    if (this.#stage !== 'open') this.fail('it is over')
+    else if (this.#endedMs !== undefined) {
+      if (nowMs - this.#endedMs > lingerMs) this.fail('it is over')
+    } else if (!this.#isFull && this.#length === 0) {
+      this.#endedMs = nowMs
+      this.#port.end()
+    }
+  }
+
+  /** The peer has asked for what it does not get; who does nothing else is cut off. */
+  blame(): void {
+    if (++this.#faults > maxFaults) this.fail('the peer asks for too much')
   }
 
   turn(): 'waiting' | 'more' | 'finished' {
@@ -196,7 +226,7 @@ export class Lane implements Task {
 
   /** Goes with the next batch, however much the socket takes. */
   control(type: number, stream: number, payload = none): void {
-    if (this.#stage !== 'open') return
+    if (this.#stage !== 'open' || this.#endedMs !== undefined) return
     if (this.#length + headerBytes + payload.length > batchBytes) this.#seal()
     if ((this.#more?.length ?? 0) > maxHeldBytes) this.fail('the peer takes nothing')
     if (this.#stage !== 'open') return
@@ -211,12 +241,9 @@ export class Lane implements Task {
   flush(): void {
     this.#options.dirty.delete(this)
     if (this.#stage !== 'open') return
-    if (this.#isFull) this.#sendHeld()
+    if (this.#isFull && this.#port.writable) this.#sendHeld()
     if (!this.#isFull && this.#length > 0) this.#seal()
-    if (this.#isFull) {
-      if (this.#length > 0) this.#options.dirty.add(this)
-      return
-    }
+    if (this.#isFull) return // the lane's turn goes on when the socket takes bytes again
     for (const task of this.#waiting) this.#options.loop.stir(task)
     this.#waiting.clear()
   }
@@ -233,11 +260,12 @@ export class Lane implements Task {
       if (nowMs - this.#sinceMs > handshakeMs) this.fail('the handshake takes too long')
       return
     }
+    this.#faults = 0
     if (this.users.size > 0) this.#usedMs = nowMs
     if (nowMs - this.#heardMs > silenceMs) this.fail('the peer is silent')
-    else if (this.users.size === 0 && this.#isRetired) this.fail('it is retired')
-    else if (this.isDialer && nowMs - this.#usedMs > idleMs) this.fail('it is idle')
-    else if (this.isDialer && this.#sealedBytes > maxSealedBytes) this.retire()
+    else if (this.users.size === 0 && this.#isRetired) this.end(nowMs)
+    else if (this.isDialer && nowMs - this.#usedMs > idleMs) this.retire()
+    else if (this.#sealedBytes > maxSealedBytes || this.#lastStream > maxStreamNumber) this.retire()
     else if (nowMs - this.#pingedMs >= pingEveryMs) {
       this.#pingedMs = nowMs
       if (this.isDialer) this.control(PING, 0)
@@ -302,13 +330,22 @@ export class Lane implements Task {
     if (this.#stage !== 'open') return
     const { on } = this.#options
     if (type === PING) this.control(PONG, 0)
-    else if (type === HELLO && this.isDialer && payload[0] === version) on.up(this)
-    else if (type === GOAWAY && this.isDialer) this.retire()
+    else if (type === PONG) return
+    else if (type === HELLO && this.isDialer && !this.#isUp && payload[0] === version) {
+      this.#isUp = true
+      on.up(this)
+    } else if (type === GOAWAY && this.isDialer) this.retire()
     else if (type === OPEN && !this.isDialer && stream > this.#lastStream) {
       this.#lastStream = stream
-      on.open(this, stream, payload)
+      if (this.#endedMs === undefined) on.open(this, stream, payload)
     } else if (type === HELLO || type === GOAWAY || type === OPEN) this.fail('the peer breaks the protocol')
-    else this.users.get(stream)?.onControl(type, payload)
+    else this.#userOf(stream)?.onControl(type, payload)
+  }
+
+  /** Undefined for a stream that is over here: the peer may not know yet. */
+  #userOf(stream: number): LaneUser | undefined {
+    if (stream > this.#lastStream) this.fail('the peer breaks the protocol')
+    return this.users.get(stream)
   }
 
   /** Encrypts the batch and offers it to the socket; what that does not take is held. */

@@ -6,6 +6,7 @@ import {
   ECONNREFUSED,
   ECONNRESET,
   ETIMEDOUT,
+  errno,
   socketError,
 } from '#shared/pump/libc.ts'
 import { ANSWER, RESET } from './frames.ts'
@@ -18,6 +19,7 @@ import {
   REFUSED,
   RESET_BY_APP,
   RESET_BY_PEER,
+  STOPPING,
   TIMEOUT,
   UNREACHABLE,
 } from './messages.ts'
@@ -73,8 +75,9 @@ export class ServedConnection implements LaneUser, Carried {
     this.#lane.users.set(this.#id, this)
     const fd = connectTo(address)
     if (fd < 0 || !ledger.own(fd)) {
+      const error = fd < 0 ? errno() : 0
       if (fd >= 0) close(fd)
-      this.#refuse(UNREACHABLE)
+      this.#refuse(endingOf(error))
       return
     }
     const app = new Port(fd)
@@ -92,7 +95,7 @@ export class ServedConnection implements LaneUser, Carried {
     if (app.failed) {
       const error = socketError(app.fd)
       if (error !== ECONNRESET) {
-        this.#refuse(error === ECONNREFUSED ? REFUSED : error === ETIMEDOUT ? TIMEOUT : UNREACHABLE)
+        this.#refuse(endingOf(error))
         return 'finished'
       }
     }
@@ -100,6 +103,7 @@ export class ServedConnection implements LaneUser, Carried {
     const { loop } = this.#around
     const [lane, id, window, credit] = [this.#lane, this.#id, this.#window, this.#credit]
     answerOpen(lane, id, 0, window.size)
+    if (this.#over) return 'finished' // the lane has failed
     const stream = new LaneStream({ lane, id, app, window, credit }, (ending) => this.#end(ending))
     this.#stream = stream
     lane.users.set(id, stream)
@@ -115,8 +119,12 @@ export class ServedConnection implements LaneUser, Carried {
   }
 
   onControl(type: number): void {
-    if (type === RESET) this.#end(RESET_BY_PEER)
-    else this.#lane.fail('the peer breaks the protocol')
+    if (type !== RESET) {
+      this.#lane.fail('the peer breaks the protocol')
+      return
+    }
+    this.#end(RESET_BY_PEER)
+    this.#lane.blame()
   }
 
   onLaneOver(): void {
@@ -130,7 +138,7 @@ export class ServedConnection implements LaneUser, Carried {
   abort(): void {
     if (this.#stream !== undefined) this.#stream.abort(ABORTED)
     else {
-      this.#lane.control(RESET, this.#id)
+      answerOpen(this.#lane, this.#id, STOPPING, 0)
       this.#end(ABORTED)
     }
   }
@@ -161,4 +169,8 @@ export class ServedConnection implements LaneUser, Carried {
     records.add(this.#about, ending, stream?.sent ?? 0, stream?.received ?? 0, this.#connectMs, ms)
     this.#onEnd(this)
   }
+}
+
+function endingOf(error: number): number {
+  return error === ECONNREFUSED ? REFUSED : error === ETIMEDOUT ? TIMEOUT : UNREACHABLE
 }

@@ -121,9 +121,10 @@ export class Switchboard {
         return
       case 'abort':
         for (const connection of [...this.#connections]) connection.abort()
-        this.#house.abort()
-        this.#around.records.flush()
-        this.#report({ type: 'idle' })
+        this.#house.abort(() => {
+          this.#around.records.flush()
+          this.#report({ type: 'idle' })
+        })
     }
   }
 

@@ -48,6 +48,7 @@ export class TunnelledConnection implements LaneUser, Carried {
   start(): boolean {
     const { loop, ledger } = this.#around
     if (!loop.watch(this, this.#app)) {
+      loop.forget(this.#app.fd)
       this.#window.close()
       return false
     }
@@ -109,6 +110,7 @@ export class TunnelledConnection implements LaneUser, Carried {
   }
 
   #punt(failed: boolean): void {
+    if (this.#over) return
     const { loop, ledger } = this.#around
     const { fd } = this.#app
     this.#over = true

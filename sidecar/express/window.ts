@@ -5,6 +5,8 @@ const scarceWindow = 16 * 1024
 const maxWindow = 4 * 1024 * 1024
 /** Of all streams of the process: what their apps do not take may come to lie in our memory. */
 const budgetBytes = 8 * 1024 * 1024
+/** One stream may add this part of what is left: a few that were fast once must not have it all. */
+const growthShare = 1 / 2
 
 /** How much all streams may be sent, together. */
 export class Windows {
@@ -22,7 +24,7 @@ export class Windows {
 
   /** Whether so much more may be granted; it is, then. */
   grow(bytes: number): boolean {
-    if (this.#granted + bytes > budgetBytes) return false
+    if (bytes > (budgetBytes - this.#granted) * growthShare) return false
     this.#granted += bytes
     return true
   }

@@ -36,7 +36,9 @@ function flowTo(address: string, endpoints: Endpoint[] | undefined, service: Par
       endpointsOf: () => endpoints,
     },
   )
-  return flow?.targets.map(({ about }) => `${about.route} ${about.endpoint}`)
+  return flow?.targets.map(
+    ({ about, peer }) => `${peer ? `lanes of ${peer}:` : about.route} ${about.endpoint}`,
+  )
 }
 
 describe('what the worker may carry by itself', () => {
@@ -62,7 +64,11 @@ describe('what the worker may carry by itself', () => {
       flowTo('10.96.0.1', [a, { ...b, ready: false }]),
       ['plain 10.244.1.1:8080'],
     ],
-    ['nothing where an endpoint has a sidecar', flowTo('10.96.0.1', [a, { ...b, sidecar: true }]), undefined],
+    [
+      'by its lanes an endpoint that has a sidecar, beside one that has none',
+      flowTo('10.96.0.1', [a, { ...b, sidecar: true }]),
+      ['plain 10.244.1.1:8080', 'lanes of b: 10.244.1.2:8080'],
+    ],
     ['nothing without endpoints', flowTo('10.96.0.1', []), undefined],
     ['nothing where they are not known', flowTo('10.96.0.1', undefined), undefined],
     ['nothing for sticky clients', flowTo('10.96.0.1', [a], { affinitySeconds: 60 }), undefined],
