@@ -1,0 +1,146 @@
+import { X509Certificate } from 'node:crypto'
+import { once } from 'node:events'
+import { mkdtempSync, rmSync } from 'node:fs'
+import type { Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { pino } from 'pino'
+import { beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { LaneKeeper } from '../../../sidecar/express/lane-keeper.ts'
+import type { ExpressOrder } from '../../../sidecar/express/messages.ts'
+import { CertificateAuthority } from '../../../sidecar/shared/authority/certificate-authority.ts'
+import { close } from '../../../sidecar/shared/pump/libc.ts'
+import { createKeyPair } from '../../../sidecar/shared/tls.ts'
+import { SidecarMetrics } from '../../../sidecar/sidecar-metrics.ts'
+import { lanePreamble, ready } from '../../../sidecar/tunnel/side.ts'
+import { tcpPair } from '../shared/tcp.ts'
+
+const trustDomain = 'cluster.local'
+const certificates: Record<string, Uint8Array> = {}
+let orders: ExpressOrder[]
+let keeper: LaneKeeper
+let hasWorker: boolean
+
+beforeAll(async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'keeper-'))
+  const authority = await CertificateAuthority.open(folder, trustDomain)
+  for (const podUid of ['far', 'other']) {
+    const { publicKey } = await createKeyPair()
+    const identity = { trustDomain, namespace: 'default', serviceAccount: 'default', podUid }
+    certificates[podUid] = new X509Certificate((await authority.issue(identity, publicKey, 60_000)).chain).raw
+  }
+  return () => rmSync(folder, { recursive: true })
+})
+
+beforeEach(() => {
+  orders = []
+  hasWorker = true
+  keeper = new LaneKeeper({
+    trustDomain,
+    ready: async () => hasWorker,
+    own: () => hasWorker,
+    tell: (order) => {
+      orders.push(order)
+      if (order.type === 'lane') close(order.lane.fd)
+    },
+    metrics: new SidecarMetrics(),
+    log: pino({ level: 'silent' }),
+  })
+  return () => keeper.onExit()
+})
+
+const types = () => orders.map(({ type }) => type)
+
+/** Dials a peer that says it is ready; `before` is called when it has been asked. */
+async function ensure(podUid: string, before: (far: Socket) => void = () => undefined): Promise<boolean> {
+  let dialled = false
+  await keeper.ensure(podUid, 'direct', async () => {
+    dialled = true
+    const [near, far] = await tcpPair()
+    far.once('data', (asked) => {
+      expect(asked).toEqual(lanePreamble)
+      before(far)
+      far.end(ready)
+    })
+    return near
+  })
+  return dialled
+}
+
+/** A peer's lane up to where its certificate has been seen. */
+async function take(podUid: string): Promise<void> {
+  const [near, far] = await tcpPair()
+  await keeper.take(near, 'direct')
+  await once(far.resume(), 'end')
+  far.destroy()
+  named(podUid)
+}
+
+function named(podUid: string): void {
+  const last = orders.findLast((o) => o.type === 'lane')
+  const id = last?.type === 'lane' ? last.lane.id : -1
+  keeper.onReport({ type: 'named', id, certificate: certificates[podUid] ?? Buffer.alloc(0) })
+}
+
+describe('a lane to a peer', () => {
+  it('is made once, and again when that one takes no more or is over', async () => {
+    expect([await ensure('far'), await ensure('far')]).toEqual([true, false])
+    named('far')
+    expect(types()).toEqual(['lane', 'accept'])
+    keeper.onReport({ type: 'up', id: 1 })
+    keeper.onReport({ type: 'retired', id: 1 })
+    expect(await ensure('far')).toBe(true)
+    expect(keeper.size).toBe(2)
+    keeper.onReport({ type: 'up', id: 2 })
+    keeper.onReport({ type: 'over', id: 2, error: 'it broke' })
+    expect(await ensure('far')).toBe(true)
+  })
+
+  it('is refused when another pod answers there, and is not tried again at once', async () => {
+    await ensure('far')
+    named('other')
+    expect(types()).toEqual(['lane', 'refuse'])
+    keeper.onReport({ type: 'over', id: 1, error: 'its peer is another' })
+    expect(await ensure('far')).toBe(false)
+  })
+
+  it('is not kept when the worker has died while it was made, nor any that the worker had', async () => {
+    await ensure('other')
+    await ensure('far', () => {
+      hasWorker = false
+      keeper.onExit()
+    })
+    expect(keeper.size).toBe(0)
+    expect(types()).toEqual(['lane'])
+    hasWorker = true
+    expect(await ensure('other')).toBe(true)
+  })
+
+  it('is not made by a pod that is stopping', async () => {
+    keeper.drain()
+    expect(await ensure('far')).toBe(false)
+  })
+})
+
+describe('a lane of a peer', () => {
+  it('is taken when it is a pod of the mesh, up to eight of each', async () => {
+    for (let i = 0; i < 9; i++) await take('far')
+    await take('other')
+    const answers = types().filter((type) => type !== 'lane')
+    expect(answers).toEqual([...Array(8).fill('accept'), 'refuse', 'accept'])
+  })
+
+  it('is refused when nobody can tell whose it is', async () => {
+    await take('nobody')
+    expect(types()).toEqual(['lane', 'refuse'])
+  })
+
+  it('is not taken by a pod that is stopping, or that has no worker', async () => {
+    hasWorker = false
+    await take('far')
+    hasWorker = true
+    keeper.drain()
+    await take('far')
+    expect(types()).toEqual([])
+  })
+})
