@@ -39,6 +39,11 @@ export interface ExpressOptions {
   log: Logger
 }
 
+/** How a connection went. */
+interface Learnt extends Pick<Routed, 'key' | 'route'> {
+  bulk?: Pick<NonNullable<Routed['bulk']>, 'podUid' | 'dial'>
+}
+
 interface Known {
   key: string
   destination: Destination
@@ -101,7 +106,7 @@ export class Express implements Guest {
   }
 
   /** A destination was connected to: the next connections to it may go by themselves. */
-  learn(destination: Destination, routed: Routed): void {
+  learn(destination: Destination, routed: Learnt): void {
     if (this.#closed || this.#options.mode === 'never') return
     const name = authorityOf(destination.address, destination.port)
     const known = this.#known.get(name) ?? this.#add(name, destination, routed.key)
@@ -198,7 +203,7 @@ export class Express implements Guest {
   }
 
   /** Makes sure of what the worker needs for the destination; whether it can carry connections there. */
-  async #prepare(known: Known | undefined, { route, bulk }: Routed): Promise<boolean> {
+  async #prepare(known: Known | undefined, { route, bulk }: Learnt): Promise<boolean> {
     const lane =
       bulk === undefined || route === 'local' || route === 'plain'
         ? true

@@ -1,4 +1,7 @@
 import { randomBytes } from 'node:crypto'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { mustRun, run } from '../../lab/shell.ts'
 
@@ -38,3 +41,20 @@ it('a worker that dies resets what it carried, the main thread accepts until the
     closed: 'reset',
   })
 })
+
+it('a worker that dies takes its lanes with it, and nothing else, and others are made', async () => {
+  const script = `${import.meta.dirname}/lanes-in-namespace.ts`
+  const folder = mkdtempSync(join(tmpdir(), 'lanes-'))
+  const { stdout, stderr } = await run(inside([process.execPath, script, folder]), { timeoutMs: 90_000 })
+  rmSync(folder, { recursive: true })
+  expect(stderr).toBe('')
+  expect(JSON.parse(stdout)).toEqual({
+    opened: { near: 2, far: 1, lanes: 1 },
+    farDied: ['reset', 'lives'],
+    again: ['lives', 'lives'],
+    nearDied: ['reset', 'reset'],
+    lanesLeft: 0,
+    after: 'lives',
+    workers: 4,
+  })
+}, 100_000)

@@ -70,7 +70,7 @@ async function ensure(podUid: string, before: (far: Socket) => void = () => unde
 /** A peer's lane up to where its certificate has been seen. */
 async function take(podUid: string): Promise<void> {
   const [near, far] = await tcpPair()
-  await keeper.take(near, 'direct')
+  await keeper.take(near, 'direct', () => undefined)
   await once(far.resume(), 'end')
   far.destroy()
   named(podUid)

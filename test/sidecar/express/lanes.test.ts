@@ -313,6 +313,19 @@ describe('a peer that was dialled', () => {
     peer.close()
   })
 
+  it('is not used when it is another pod than the one that is meant', async () => {
+    const [ours, theirs] = await descriptors()
+    const bench = new Bench()
+    const pod = new Pod(bench.loop, contexts.near, new Map())
+    const impostor = new Pod(bench.loop, contexts.near, served())
+    pod.addLane(ours, 'far')
+    impostor.addLane(theirs)
+    bench.run(() => pod.overs.length > 0)
+    expect(pod.overs).toEqual(['hostname mismatch'])
+    expect(pod.ups).toBe(0)
+    bench.run(() => impostor.overs.length > 0)
+  })
+
   it('and goes away before it answers leaves the connection to be made elsewhere, once', async () => {
     const { bench, pod, peer } = await dialler()
     const [captured, near] = await descriptors()
