@@ -133,6 +133,7 @@ export class Pod {
     const on = {
       punt: (_: unknown, punted: number, failed: boolean) => {
         this.punts.push(failed)
+        this.around.ledger.disown(punted)
         close(punted)
       },
       end: () => undefined,

@@ -22,6 +22,7 @@ import {
 } from '../../../sidecar/shared/pump/libc.ts'
 import type { TlsContext } from '../../../sidecar/shared/pump/openssl.ts'
 import { SeededBytes } from '../../conformance/traffic.ts'
+import { Seeded } from '../../server/seeded.ts'
 import { App, Bench, contextsOf, descriptors, frame, Peer, Pod, u32 } from './bench.ts'
 
 let contexts: Record<'near' | 'far', TlsContext>
@@ -342,4 +343,74 @@ describe('a peer that was dialled', () => {
     expect(pod.open).toBe(0)
     expect(pod.endings).toEqual([])
   })
+})
+
+describe('whatever a peer says', () => {
+  const random = new Seeded(20_261_125)
+  const any = (): Buffer => {
+    const type = random.pick([
+      OPEN,
+      OPEN,
+      OPEN,
+      ANSWER,
+      DATA,
+      DATA,
+      DATA,
+      FIN,
+      RESET,
+      CREDIT,
+      CREDIT,
+      PING,
+      GOAWAY,
+      HELLO,
+      10,
+    ])
+    const payloads: Record<number, () => Buffer> = {
+      [OPEN]: () =>
+        open(random.pick([app.key, app.key, closed.key, '\0\x16\x7f\0\0\x01']), random.below(100_000)),
+      [ANSWER]: () => Buffer.concat([Buffer.from([random.below(12)]), u32(random.below(100_000))]),
+      [DATA]: () => random.bytes(1 + random.below(3_000)),
+      [CREDIT]: () => u32(random.below(1_000_000)),
+      [HELLO]: () => Buffer.from([1]),
+    }
+    return frame(type, random.below(8), payloads[type]?.() ?? Buffer.alloc(0))
+  }
+
+  /** Says it, goes away at some time, and looks at what is left. */
+  const survives = ({ bench, pod, peer }: Awaited<ReturnType<typeof dialled>>) => {
+    for (let i = random.below(20); i >= 0 && pod.overs.length === 0; i--) {
+      peer.say(any())
+      bench.turn(random.below(3))
+      fds.push(...[app.accept()].filter((fd) => fd >= 0))
+    }
+    peer.close()
+    bench.run(() => pod.overs.length === 1)
+    for (const fd of fds.splice(0)) close(fd)
+    bench.run(() => pod.open === 0)
+    expect(pod.around.ledger.owned()).toEqual([])
+    expect(pod.around.windows.granted).toBe(0)
+  }
+
+  it('to a pod that it has dialled, the lane ends with nothing left', async () => {
+    for (let i = 0; i < 200; i++) survives(await dialled())
+  }, 60_000)
+
+  it('to a pod that has dialled it, the lane ends with nothing left', async () => {
+    for (let i = 0; i < 200; i++) {
+      const met = await dialler()
+      const { bench, pod, peer } = met
+      peer.say(frame(HELLO, 0, [1]))
+      bench.run(() => pod.ups === 1)
+      for (let stream = 1; stream < 6; stream++) {
+        const lane = pod.house.groups.pick('peer')
+        const [captured, near] = await descriptors()
+        fds.push(near)
+        if (lane === undefined) throw new Error('there is no lane')
+        pod.dial(captured, app.key, lane)
+        if (random.below(3) > 0) peer.say(frame(ANSWER, stream, [0, 0, 1, 0, 0]))
+        send(near, Buffer.from('hello'), 5, sendFlags)
+      }
+      survives(met)
+    }
+  }, 60_000)
 })
