@@ -3,7 +3,6 @@ import { Lab } from '../lab/lab.ts'
 import { LineProcess } from './helpers.ts'
 
 const port = '8080'
-/** Streams that have been moved to a side connection, or pairs and sockets given to the pump. */
 const routes = [
   { route: 'direct', service: 'edge' },
   { route: 'relayed', service: 'cloud' },
@@ -50,9 +49,13 @@ describe.each(['random', 'always', 'never'] as const)('with the fast path %s', (
   )
 
   it('was what carried them, or was not', async () => {
-    const moved = await metric('side_connections_total\\{side="dialer",outcome="moved"\\}')
-    if (fastPath === 'never') expect(moved).toBe(0)
-    else expect(moved).toBeGreaterThan(fastPath === 'always' ? 50 : 20) // at random many end before
+    const used = {
+      moved: await metric('side_connections_total\\{side="dialer",outcome="moved"\\}'),
+      lanes: await metric('lanes_total\\{side="dialer",outcome="up"\\}'),
+      carried: await metric('express_connections_total\\{outcome="carried"\\}'),
+    }
+    if (fastPath === 'never') expect(used).toEqual({ moved: 0, lanes: 0, carried: 0 })
+    else for (const [what, count] of Object.entries(used)) expect([what, count > 0]).toEqual([what, true])
   })
 
   it('keeps nothing of what has ended', async () => {
