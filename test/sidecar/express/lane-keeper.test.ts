@@ -51,10 +51,12 @@ beforeEach(() => {
 
 const types = () => orders.map(({ type }) => type)
 
-/** Dials a peer that says it is ready; `before` is called when it has been asked. */
+/** Dials a peer that says it is ready, until the worker is given the lane; `before` is called when it has been asked. */
 async function ensure(podUid: string, before: (far: Socket) => void = () => undefined): Promise<boolean> {
   let dialled = false
-  await keeper.ensure(podUid, 'direct', async () => {
+  let settled = false
+  const given = orders.length
+  const ensured = keeper.ensure(podUid, 'direct', async () => {
     dialled = true
     const [near, far] = await tcpPair()
     far.once('data', (asked) => {
@@ -64,6 +66,12 @@ async function ensure(podUid: string, before: (far: Socket) => void = () => unde
     })
     return near
   })
+  void ensured.then(() => {
+    settled = true
+  })
+  // Where there is a lane already, it waits for that one to come up.
+  for (let i = 0; !settled && orders.length === given && (dialled || i < 10); i++)
+    await new Promise((resolve) => setImmediate(resolve))
   return dialled
 }
 
