@@ -75,22 +75,23 @@ export class LaneKeeper {
     if (this.#draining || this.#dialling.has(podUid) || rests) return false
     if (this.#count((l) => l.isDialer) >= maxOutbound) return false
     this.#dialling.add(podUid)
+    let lane: Kept | undefined
     try {
       if (!(await this.#options.ready())) return false
       const socket = await dial()
       await introduce(socket, lanePreamble, `open a lane to pod ${podUid}`)
       const serverName = podServerName(podUid, this.#options.trustDomain)
-      const lane = this.#hand(descriptorOf(socket), route, { podUid, serverName })
+      lane = this.#hand(descriptorOf(socket), route, { podUid, serverName })
       socket.destroy() // the worker has a duplicate
       if (lane === undefined)
         throw new EdgeMeshError('limit', `Cannot open a lane to pod ${podUid}: there is no descriptor left.`)
-      return await lane.cameUp.promise
     } catch (error) {
       this.#block(key, error)
       return false
     } finally {
       this.#dialling.delete(podUid)
     }
+    return lane.cameUp.promise
   }
 
   /** Takes a peer's lane, from its preamble on; calls `proven` once the peer is known or the lane over. */
