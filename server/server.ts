@@ -133,7 +133,7 @@ export class Server {
     this.#net.once('error', (error) =>
       reject(new EdgeMeshError('bad-config', `Cannot listen on port ${port}: ${error.message}.`, error)),
     )
-    this.#net.listen({ port, backlog: 1_024 }, resolve)
+    this.#net.listen({ port, backlog: 4_096 }, resolve)
     await promise
     const address = this.#net.address()
     return typeof address === 'object' && address !== null ? address.port : port

@@ -38,7 +38,7 @@ const scratch = Buffer.allocUnsafeSlow(scratchBytes)
 const sealed = Buffer.allocUnsafeSlow(sealedBytes(batchBytes))
 /** Batches that no lane needs now. */
 const spare: Buffer[] = []
-const maxSpare = 16
+const maxSpare = 4
 const none: Buffer = Buffer.alloc(0)
 
 /** A peer from which nothing has come for so long is dead; pings go out more often. In ms. */

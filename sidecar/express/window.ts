@@ -4,13 +4,22 @@ const scarceWindow = 16 * 1024
 /** One stream may have 4 MiB on its way: 335 Mbit/s at 100 ms. */
 const maxWindow = 4 * 1024 * 1024
 /** Of all streams of the process: what their apps do not take may come to lie in our memory. */
-const budgetBytes = 8 * 1024 * 1024
+const budgetBytes = 6 * 1024 * 1024
 /** One stream may add this part of what is left: a few that were fast once must not have it all. */
 const growthShare = 1 / 2
 
+/** An app that takes a windowful in so short a time needs more on its way, even if it is late now and then; in ms. */
+const fastMs = 50
+
 /** How much all streams may be sent, together. */
 export class Windows {
+  readonly now: () => number
   #granted = 0
+
+  /** `now` in ms, monotonic. */
+  constructor(now: () => number = () => performance.now()) {
+    this.now = now
+  }
 
   get granted(): number {
     return this.#granted
@@ -36,7 +45,7 @@ export class Windows {
 
 /**
  * What the peer may send on one stream. It doubles each time that the app has taken a windowful without ever being too
- * slow: so a slow reader keeps little waiting, and a fast one fills a long path.
+ * slow, or in a short time: so a slow reader keeps little waiting, and a fast one fills a long path.
  */
 export class Window {
   readonly #windows: Windows
@@ -44,11 +53,15 @@ export class Window {
   #left: number
   #taken = 0
   #withoutDelay = 0
+  /** Taken since. */
+  #passed = 0
+  #sinceMs: number
 
   constructor(windows: Windows, size: number) {
     this.#windows = windows
     this.#size = size
     this.#left = size
+    this.#sinceMs = windows.now()
   }
 
   get size(): number {
@@ -65,9 +78,10 @@ export class Window {
   taken(bytes: number, someWait: boolean): number {
     this.#taken += bytes
     this.#withoutDelay = someWait ? 0 : this.#withoutDelay + bytes
+    this.#passed += bytes
     if (this.#taken < this.#size / 2) return 0
     let credit = this.#taken
-    if (this.#withoutDelay >= this.#size && this.#size < maxWindow && this.#windows.grow(this.#size)) {
+    if (this.#isFast() && this.#size < maxWindow && this.#windows.grow(this.#size)) {
       credit += this.#size
       this.#size *= 2
       this.#withoutDelay = 0
@@ -75,6 +89,16 @@ export class Window {
     this.#taken = 0
     this.#left += credit
     return credit
+  }
+
+  #isFast(): boolean {
+    if (this.#withoutDelay >= this.#size) return true
+    if (this.#passed < this.#size) return false
+    const now = this.#windows.now()
+    const took = now - this.#sinceMs
+    this.#passed = 0
+    this.#sinceMs = now
+    return took < fastMs
   }
 
   close(): void {

@@ -140,7 +140,7 @@ export class PipePool {
  * would collect those of slow readers when there are tens of megabytes of them.
  */
 const idleBlocks: Buffer[] = []
-const maxIdleBlocks = 64
+const maxIdleBlocks = 16
 
 /** Bytes that were taken from the source and could not be passed on yet, 64 KiB and their sealing at most. */
 export class Held {

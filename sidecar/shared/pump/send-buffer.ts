@@ -3,7 +3,7 @@ import { bareSocket, close, type Flight, flightOf, sendBufferOf, setSendBuffer }
 /** What a send buffer is raised to, in bytes: with the kernel's overhead it carries some 350 Mbit/s over 100 ms. */
 const wideBytes = 3 * 1024 * 1024
 /** Nearer peers are served well by what the kernel sizes itself; in ms. */
-const farMs = 20
+const farMs = 60
 /** Of the full buffer: a buffer that is full of what the peer does not take has little on its way. */
 const busyShare = 0.5
 
