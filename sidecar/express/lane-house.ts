@@ -101,6 +101,10 @@ export class LaneHouse {
     this.#lanes.get(id)?.fail('its peer is another')
   }
 
+  leave(id: number): void {
+    this.#lanes.get(id)?.retire()
+  }
+
   retire(isOver: (lane: Lane) => boolean): void {
     for (const lane of this.#lanes.values()) if (isOver(lane)) lane.retire()
   }

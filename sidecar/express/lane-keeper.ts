@@ -68,6 +68,7 @@ export class LaneKeeper {
 
   /** Makes a lane to the peer by this route, unless there is one as good; whether there is one then. Never rejects. */
   async ensure(podUid: string, route: LaneRoute, dial: () => Promise<Duplex>): Promise<boolean> {
+    this.#leaveWorse(podUid, route)
     const known = this.#asGood(podUid, route)
     if (known !== undefined) return known.cameUp.promise
     const key = `${route} ${podUid}`
@@ -147,6 +148,17 @@ export class LaneKeeper {
       proven()
     }
     this.#lanes.clear()
+  }
+
+  /** A better route serves the peer now, by a session as long as there is no lane: new streams do not go by the worse. */
+  #leaveWorse(podUid: string, route: LaneRoute): void {
+    const good = laneRoutes.indexOf(route)
+    for (const lane of this.#lanes.values()) {
+      if (!lane.isDialer || lane.isRetired || lane.podUid !== podUid) continue
+      if (laneRoutes.indexOf(lane.route) <= good) continue
+      lane.isRetired = true
+      this.#options.tell({ type: 'leave', id: lane.id })
+    }
   }
 
   #asGood(podUid: string, route: LaneRoute): Kept | undefined {

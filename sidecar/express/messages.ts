@@ -66,6 +66,8 @@ export type ExpressOrder =
   | { type: 'refuse'; id: number }
   /** Lanes of a route, or all that peers have made, take no new streams. */
   | { type: 'retire'; route: LaneRoute }
+  /** One lane takes no new streams. */
+  | { type: 'leave'; id: number }
   | { type: 'drain' }
   /** Flow keys of what peers may reach here, and what each is called. */
   | { type: 'self'; served: ReadonlyMap<string, string> }

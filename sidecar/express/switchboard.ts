@@ -113,6 +113,9 @@ export class Switchboard {
       case 'retire':
         this.#house.retire((lane) => lane.route === order.route)
         return
+      case 'leave':
+        this.#house.leave(order.id)
+        return
       case 'drain':
         this.#house.drain()
         return

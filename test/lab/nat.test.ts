@@ -114,7 +114,8 @@ describe('two pods with bare sockets, each behind its node and its site', () => 
     if (how === 'dial')
       expect((await punch.between(pair, pace)).map((end) => end.by)).toEqual(['dial', 'dial'])
     else if (how === 'listen')
-      expect(await ways(pace)).toEqual({ dial: [null, null], listen: ['accept', 'dial'] })
+      // Where both dial it works by luck only: when the symmetric one gets the port that the other expects.
+      expect(await ways(pace)).toMatchObject({ listen: ['accept', 'dial'] })
     else expect(await ways(briefly)).toEqual({ dial: [null, null], listen: [null, null] })
   })
 })

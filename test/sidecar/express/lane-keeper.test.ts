@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { pino } from 'pino'
 import { beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { LaneKeeper } from '../../../sidecar/express/lane-keeper.ts'
-import type { ExpressOrder } from '../../../sidecar/express/messages.ts'
+import type { ExpressOrder, LaneRoute } from '../../../sidecar/express/messages.ts'
 import { CertificateAuthority } from '../../../sidecar/shared/authority/certificate-authority.ts'
 import { close } from '../../../sidecar/shared/pump/libc.ts'
 import { createKeyPair } from '../../../sidecar/shared/tls.ts'
@@ -52,11 +52,15 @@ beforeEach(() => {
 const types = () => orders.map(({ type }) => type)
 
 /** Dials a peer that says it is ready, until the worker is given the lane; `before` is called when it has been asked. */
-async function ensure(podUid: string, before: (far: Socket) => void = () => undefined): Promise<boolean> {
+async function ensure(
+  podUid: string,
+  before: (far: Socket) => void = () => undefined,
+  route: LaneRoute = 'direct',
+): Promise<boolean> {
   let dialled = false
   let settled = false
   const given = orders.length
-  const ensured = keeper.ensure(podUid, 'direct', async () => {
+  const ensured = keeper.ensure(podUid, route, async () => {
     dialled = true
     const [near, far] = await tcpPair()
     far.once('data', (asked) => {
@@ -122,6 +126,16 @@ describe('a lane to a peer', () => {
     expect(types()).toEqual(['lane'])
     hasWorker = true
     expect(await ensure('other')).toBe(true)
+  })
+
+  it('takes no new streams once a better route serves the peer, even before there is a lane by that', async () => {
+    expect(await ensure('far', () => undefined, 'relayed')).toBe(true)
+    keeper.onReport({ type: 'up', id: 1 })
+    expect(await ensure('far', () => undefined, 'punched')).toBe(true)
+    expect(orders.filter((o) => o.type === 'leave')).toEqual([{ type: 'leave', id: 1 }])
+    keeper.onReport({ type: 'up', id: 2 })
+    expect(await ensure('far', () => undefined, 'relayed')).toBe(false)
+    expect(orders.filter((o) => o.type === 'leave')).toHaveLength(1)
   })
 
   it('is not made by a pod that is stopping', async () => {
