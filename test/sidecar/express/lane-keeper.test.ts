@@ -59,7 +59,8 @@ async function ensure(
 ): Promise<boolean> {
   let dialled = false
   let settled = false
-  const given = orders.length
+  const lanes = () => orders.filter((o) => o.type === 'lane').length
+  const given = lanes()
   const ensured = keeper.ensure(podUid, route, async () => {
     dialled = true
     const [near, far] = await tcpPair()
@@ -74,7 +75,7 @@ async function ensure(
     settled = true
   })
   // Where there is a lane already, it waits for that one to come up.
-  for (let i = 0; !settled && orders.length === given && (dialled || i < 10); i++)
+  for (let i = 0; !settled && lanes() === given && (dialled || i < 10); i++)
     await new Promise((resolve) => setImmediate(resolve))
   return dialled
 }
