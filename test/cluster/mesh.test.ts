@@ -81,7 +81,7 @@ describe("the newcomer's path", () => {
     })
   })
 
-  it.each(['node-port', 'host-network'])('has a valid overlay %s', async (name) => {
+  it.each(['load-balancer', 'node-port', 'host-network'])('has a valid overlay %s', async (name) => {
     await cluster.mustKubectl(
       'apply',
       '--dry-run=server',
