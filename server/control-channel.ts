@@ -170,9 +170,13 @@ export class Channel implements Presence, Participant {
   /** Counts a message or ping; one too many ends the channel. */
   #allow(): boolean {
     if (this.#messages.take()) return true
-    this.#owner.onRefused('limit')
-    this.end(closeCodes.limit, 'limit', 'too many messages in a short time')
+    this.#limit('too many messages in a short time')
     return false
+  }
+
+  #limit(message: string): void {
+    this.#owner.onRefused('limit')
+    this.end(closeCodes.limit, 'limit', message)
   }
 
   end(code: number, error: string, message: string): void {
@@ -193,7 +197,7 @@ export class Channel implements Presence, Participant {
     if (!this.open || !this.#allow()) return
     this.#queued++
     if (this.#queued > maxQueued) {
-      this.end(closeCodes.limit, 'limit', 'too many messages at once')
+      this.#limit('too many messages at once')
       return
     }
     this.#queue = this.#queue.then(async () => {

@@ -395,13 +395,17 @@ describe('a frame', () => {
     expect(await client.ending()).toMatchObject({ close: 1002 })
   })
 
-  it('too many at once closes the channel', async () => {
+  it('too many at once closes the channel, and is counted', async () => {
     const client = await TestClient.open(server)
     const { promise, resolve } = Promise.withResolvers<void>()
     gate = promise
     await client.hello(server, alice)
+    const refused = async () =>
+      (await server.metrics.refusals.get()).values.find(({ labels }) => labels.reason === 'limit')?.value ?? 0
+    const before = await refused()
     for (let i = 0; i < 700; i++) client.send({ type: 'subscribe', service: 'shop/echo' })
     expect(await client.ending()).toMatchObject({ close: closeCodes.limit, error: 'limit', certified: false })
+    expect(await refused()).toBe(before + 1)
     gate = undefined
     resolve()
     expect(await server.gauge('pods_present')).toBe(0)
