@@ -21,11 +21,11 @@ const quiet: Sample = {
   connections: 0,
   pump: 0,
 }
-const bounds = { kbPerMinute: 300, fds: 4 }
+const bounds = { kbPerMinute: 300, perMinute: 2, fds: 4 }
 const points = (...values: number[]) => values.map((value, i) => ({ atMs: i * minute, value }))
-/** Ten minutes whose memory is that. */
-const during = (rssKb: (at: number) => number) =>
-  Array.from({ length: 60 }, (_, i) => ({ ...quiet, atMs: (i * minute) / 6, rssKb: rssKb(i / 6) }))
+/** Ten minutes in which a figure is that. */
+const during = (key: keyof Sample, value: (at: number) => number) =>
+  Array.from({ length: 60 }, (_, i) => ({ ...quiet, atMs: (i * minute) / 6, [key]: value(i / 6) }))
 
 describe('a median', () => {
   it.each<[number[], number]>([
@@ -65,14 +65,14 @@ describe('first, middle and last', () => {
   })
 })
 
-describe('the bound of memory', () => {
+describe('the bound of growth', () => {
   it.each([
-    [1, 3_000],
-    [2, 1_500],
-    [10, 300],
-    [60, 300],
-  ])('after %d minutes is %d kB a minute', (minutes, kbPerMinute) => {
-    expect(boundsFor(minutes).kbPerMinute).toBe(kbPerMinute)
+    [1, 3_000, 20],
+    [2, 1_500, 10],
+    [10, 300, 2],
+    [60, 300, 2],
+  ])('after %d minutes is %d kB, and %d of what is counted, a minute', (minutes, kbPerMinute, perMinute) => {
+    expect(boundsFor(minutes)).toMatchObject({ kbPerMinute, perMinute })
   })
 })
 
@@ -98,7 +98,18 @@ describe('a process', () => {
     ['takes a step in the middle', (at) => 100_000 + (at < 6.7 ? 0 : 9_000), true],
     ['goes up and down', (at) => 100_000 + 9_000 * Math.sin(9 * at), true],
   ])('whose memory %s', (_title, rssKb, good) => {
-    const rows = judge({ part: 'a', before: quiet, during: during(rssKb), after: quiet }, bounds)
+    const rows = judge({ part: 'a', before: quiet, during: during('rssKb', rssKb), after: quiet }, bounds)
+    expect(rows.every((r) => r.wrong === undefined)).toBe(good)
+  })
+
+  it.each<[string, keyof Sample, (at: number) => number, boolean]>([
+    ['connections stay about as many', 'connections', (at) => 20 + 15 * Math.sin(9 * at), true],
+    ['connections become fewer', 'connections', (at) => 90 - 8 * at, true],
+    ['connections add up', 'connections', (at) => 18 + 10 * at + 15 * Math.sin(9 * at), false],
+    ['descriptors add up', 'fds', (at) => 57 + 3 * at, false],
+    ['sessions add up', 'sessions', (at) => 1 + 3 * at, false],
+  ])('whose %s while the traffic stays the same', (_title, key, value, good) => {
+    const rows = judge({ part: 'a', before: quiet, during: during(key, value), after: quiet }, bounds)
     expect(rows.every((r) => r.wrong === undefined)).toBe(good)
   })
 

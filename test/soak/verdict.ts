@@ -40,6 +40,8 @@ export interface Row {
 export interface Bounds {
   /** Growth of memory once warm, in kB per minute. */
   kbPerMinute: number
+  /** Growth of a count (descriptors, sessions, connections) while the same traffic goes on, per minute. */
+  perMinute: number
   /** Descriptors that may be there afterwards and were not before: a listening worker, a log that was opened anew. */
   fds: number
 }
@@ -47,10 +49,17 @@ export interface Bounds {
 /** Below that, in kB in a whole run, the collector of V8 decides what a slope is, and not what is kept. */
 const noiseKb = 3_000
 const flatKbPerMinute = 300
+/** And so many connections more or less are a matter of the moment at which they were counted. */
+const noiseCount = 20
+const flatPerMinute = 2
 
 /** The bound for a run: a leak of 300 kB a minute is seen by a run of ten minutes, a shorter one sees larger leaks. */
 export function boundsFor(minutes: number): Bounds {
-  return { kbPerMinute: Math.max(flatKbPerMinute, noiseKb / minutes), fds: 4 }
+  return {
+    kbPerMinute: Math.max(flatKbPerMinute, noiseKb / minutes),
+    perMinute: Math.max(flatPerMinute, noiseCount / minutes),
+    fds: 4,
+  }
 }
 
 /**
@@ -128,6 +137,7 @@ function wrongWith(
     return growth > bounds.kbPerMinute
       ? `grows by more than ${Math.round(bounds.kbPerMinute)} kB/min`
       : undefined
+  if (growth > bounds.perMinute) return `adds up: ${growth.toFixed(1)} more each minute`
   const allowed = before + (figure === 'fds' ? bounds.fds : 0)
   return after > allowed ? `${after} left, there were ${before}` : undefined
 }
