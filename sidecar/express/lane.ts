@@ -9,6 +9,7 @@ import {
   WANTS_READ,
   WANTS_WRITE,
 } from '#shared/pump/openssl.ts'
+import { roundTripAfter } from '../tunnel/patience.ts'
 import {
   DATA,
   FrameReader,
@@ -44,6 +45,10 @@ const none: Buffer = Buffer.alloc(0)
 /** A peer from which nothing has come for so long is dead; pings go out more often. In ms. */
 const silenceMs = 6_000
 const pingEveryMs = 2_000
+/** How long an OPEN may go without any sign of life: so many round trips, as packets get lost, within these bounds. */
+const leastPatienceMs = 1_000
+const mostPatienceMs = 5_000
+const patientRoundTrips = 4
 const idleMs = 5 * 60_000
 const handshakeMs = 10_000
 /** Of one key no more than 2^24.5 records should be encrypted. */
@@ -117,6 +122,8 @@ export class Lane implements Task {
   #heardMs = this.#sinceMs
   #pingedMs = this.#sinceMs
   #usedMs = this.#sinceMs
+  #roundTripMs: number | undefined
+  #doubtedMs = Number.NEGATIVE_INFINITY
 
   constructor(options: LaneOptions) {
     this.#options = options
@@ -162,6 +169,35 @@ export class Lane implements Task {
     this.#port.readable = true // OpenSSL may hold some
     if (!this.isDialer) this.control(HELLO, 0, Buffer.from([version]))
     this.#options.loop.stir(this)
+  }
+
+  /** Whether the peer has said anything since. */
+  heardSince(ms: number): boolean {
+    return this.#heardMs > ms
+  }
+
+  /** It has left an OPEN without any sign of life for too long: until there is one, new streams go elsewhere. */
+  doubt(): void {
+    this.#doubtedMs = performance.now()
+  }
+
+  get isDoubted(): boolean {
+    return this.#doubtedMs > this.#heardMs
+  }
+
+  get patienceMs(): number {
+    const expected = patientRoundTrips * (this.#roundTripMs ?? 0)
+    return Math.min(mostPatienceMs, Math.max(leastPatienceMs, expected))
+  }
+
+  /** Sees to it that a peer that is alive is heard after that moment. */
+  ask(sinceMs: number): void {
+    if (this.#pingedMs < sinceMs) this.#ping()
+  }
+
+  #ping(): void {
+    this.#pingedMs = performance.now()
+    this.control(PING, 0)
   }
 
   /** A number for a stream that is opened here. */
@@ -266,10 +302,7 @@ export class Lane implements Task {
     else if (this.users.size === 0 && this.#isRetired) this.end(nowMs)
     else if (this.isDialer && nowMs - this.#usedMs > idleMs) this.retire()
     else if (this.#sealedBytes > maxSealedBytes || this.#lastStream > maxStreamNumber) this.retire()
-    else if (nowMs - this.#pingedMs >= pingEveryMs) {
-      this.#pingedMs = nowMs
-      if (this.isDialer) this.control(PING, 0)
-    }
+    else if (this.isDialer && nowMs - this.#pingedMs >= pingEveryMs) this.#ping()
   }
 
   fail(error: string): void {
@@ -330,7 +363,8 @@ export class Lane implements Task {
     if (this.#stage !== 'open') return
     const { on } = this.#options
     if (type === PING) this.control(PONG, 0)
-    else if (type === PONG) return
+    else if (type === PONG)
+      this.#roundTripMs = roundTripAfter(this.#roundTripMs, performance.now() - this.#pingedMs)
     else if (type === HELLO && this.isDialer && !this.#isUp && payload[0] === version) {
       this.#isUp = true
       on.up(this)

@@ -62,11 +62,12 @@ export class PlainConnection implements Carried {
   }
 
   /** It has taken too long to connect: the main thread tries again, and elsewhere. */
-  late(): void {
+  late(): boolean {
     const { fd } = this.#app
     this.#giveBack()
     this.#around.loop.rest(this)
     this.#on.punt(this, fd, true)
+    return true
   }
 
   abort(): void {

@@ -131,8 +131,9 @@ export class ServedConnection implements LaneUser, Carried {
     this.#end(RESET_BY_PEER)
   }
 
-  late(): void {
+  late(): boolean {
     this.#refuse(TIMEOUT)
+    return true
   }
 
   abort(): void {

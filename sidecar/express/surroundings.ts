@@ -19,8 +19,8 @@ export interface Surroundings {
 export interface Carried extends Task {
   readonly startedMs: number
   readonly isConnecting: boolean
-  /** Its time to connect is up. */
-  late(): void
+  /** Its time to connect is up: false when it gives itself some more, and is to be asked again. */
+  late(): boolean
   /** Resets it. */
   abort(): void
 }
@@ -33,11 +33,17 @@ export interface CapturedEvents {
 }
 
 const tickMs = 250
+/** This thread has not run for so long: answers may have come that it has not seen yet. */
+const starvedMs = 750
 
-/** Connections that are being made, each with as much time; looked at in the order in which they began. */
+/** Connections that are being made, each with as much time at first; looked at in the order in which they began. */
 export class Connecting {
   readonly #deadlineMs: number
   readonly #connections = new Set<Carried>()
+  /** Those that have given themselves more time: few, and asked at intervals. */
+  readonly #late = new Set<Carried>()
+  #askedMs = 0
+  #checkedMs = 0
 
   constructor(deadlineMs: number) {
     this.#deadlineMs = deadlineMs
@@ -49,17 +55,29 @@ export class Connecting {
 
   delete(connection: Carried): void {
     this.#connections.delete(connection)
+    this.#late.delete(connection)
   }
 
   /** Those that are connected leave the front of the queue; the first that is not is the oldest. Returns ms to wait, or -1. */
   check(nowMs: number): number {
+    const starved = nowMs - this.#checkedMs > starvedMs
+    this.#checkedMs = nowMs
+    if (!starved) this.#ask(nowMs)
+    return this.#connections.size + this.#late.size > 0 ? tickMs : -1
+  }
+
+  #ask(nowMs: number): void {
     for (const connection of this.#connections) {
       if (connection.isConnecting) {
-        if (nowMs - connection.startedMs < this.#deadlineMs) return tickMs
-        connection.late()
+        if (nowMs - connection.startedMs < this.#deadlineMs) break
+        if (!connection.late()) this.#late.add(connection)
       }
       this.#connections.delete(connection)
     }
-    return -1
+    if (this.#late.size > 0 && nowMs - this.#askedMs >= tickMs) {
+      this.#askedMs = nowMs
+      for (const connection of [...this.#late])
+        if (!connection.isConnecting || connection.late()) this.#late.delete(connection)
+    }
   }
 }

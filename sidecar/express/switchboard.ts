@@ -9,7 +9,7 @@ import type { ExpressData, ExpressOrder, ExpressReport, Flow, Listener, Punt, Ta
 import { PlainConnection } from './plain.ts'
 import { Records } from './records.ts'
 import { type CapturedEvents, type Carried, Connecting, type Surroundings } from './surroundings.ts'
-import { answerDeadlineMs, LaneTarget, TunnelledConnection } from './tunnelled.ts'
+import { askAfterMs, LaneTarget, TunnelledConnection } from './tunnelled.ts'
 import { Windows } from './window.ts'
 
 /** Of one listening socket in one turn. */
@@ -57,7 +57,7 @@ export class Switchboard {
   readonly #house: LaneHouse
   readonly #connections = new Set<Carried>()
   readonly #connecting = new Connecting(connectDeadlineMs)
-  readonly #opening = new Connecting(answerDeadlineMs)
+  readonly #opening = new Connecting(askAfterMs)
   readonly #address = Buffer.alloc(28)
   readonly #on: CapturedEvents = {
     punt: (connection, fd, failed) => {

@@ -7,8 +7,10 @@ import { ABORTED, type About, CLOSED, GAVE_UP, type LaneRoute, type Target } fro
 import type { CapturedEvents, Carried, Surroundings } from './surroundings.ts'
 import type { Window } from './window.ts'
 
-/** How long the far sidecar may take to answer an OPEN: its own connect deadline and a long round trip; in ms. */
-export const answerDeadlineMs = 7_000
+/** How long a far sidecar that is alive may take to answer an OPEN: its own connect deadline and a long round trip; in ms. */
+const answerDeadlineMs = 7_000
+/** An OPEN that is not answered for so long has the peer asked for a sign of life, in ms. */
+export const askAfterMs = 500
 
 /** A captured connection that goes by a lane: nothing of it is read before the far sidecar has connected. */
 export class TunnelledConnection implements LaneUser, Carried {
@@ -96,9 +98,17 @@ export class TunnelledConnection implements LaneUser, Carried {
     if (this.isConnecting) this.#punt(false)
   }
 
-  late(): void {
+  /** A peer of which nothing is heard may be dead: there may be other endpoints, and the main thread knows them. */
+  late(): boolean {
+    const { startedMs } = this
+    const waitedMs = performance.now() - startedMs
+    this.#lane.ask(startedMs)
+    const isAlive = this.#lane.heardSince(startedMs)
+    if (waitedMs < (isAlive ? answerDeadlineMs : this.#lane.patienceMs)) return false
+    if (!isAlive) this.#lane.doubt()
     this.#lane.control(RESET, this.#id)
     this.#punt(true)
+    return true
   }
 
   abort(): void {

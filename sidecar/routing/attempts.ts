@@ -44,6 +44,8 @@ export class Attempts<T> {
   readonly #options: AttemptsOptions<T>
   readonly #signal: AbortSignal
   readonly #started = new Map<string, Choice>()
+  /** By the clock of `health`. */
+  readonly #beganMs = new Map<string, number>()
   readonly #timers = new Map<string, NodeJS.Timeout>()
   /** Reached, while the stream of another was being opened. */
   readonly #reached: Choice[] = []
@@ -116,7 +118,7 @@ export class Attempts<T> {
     if (retry !== undefined) onRetry(retry)
     this.#started.set(choice.key, choice)
     this.#running++
-    health.trying(choice.healthKey)
+    this.#beganMs.set(choice.key, health.trying(choice.healthKey))
     onStart(choice)
     this.#reach(choice)
   }
@@ -169,7 +171,7 @@ export class Attempts<T> {
   #fail(choice: Choice, error: unknown): void {
     const code = codeOf(error)
     if (blamesEndpoint(code)) {
-      this.#options.health.failed(choice.healthKey)
+      this.#options.health.failed(choice.healthKey, this.#beganMs.get(choice.key) ?? 0)
       this.#options.onEjected(code)
     }
     this.#tell({ kind: 'failed', choice, error })

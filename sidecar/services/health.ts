@@ -6,8 +6,12 @@ import { fullJitter } from '#shared/lifecycle.ts'
 /** An endpoint that failed rests between half of this and all of it, doubling up to the cap; in ms. */
 const baseRestMs = 2_000
 const maxRestMs = 60_000
-/** One that does not answer within its head start, or is tried again after its rest, is left to one connection for so long. */
+/**
+ * One that does not answer within its head start, or is tried again after its rest, is left to one connection for so
+ * long, in ms; twice as long each time that it is slow again, up to what a connection has in all.
+ */
 const doubtMs = 1_000
+const maxDoubtMs = 15_000
 /** Endpoints remembered; the least recently used go first. */
 const maxRecords = 10_000
 
@@ -53,8 +57,14 @@ export function available<T>(
 
 interface Condition {
   failures: number
+  /** When the last failure was, in ms. */
+  failedAt: number
+  /** How often it was slow. */
+  doubts: number
   until: number
 }
+
+const good: Condition = { failures: 0, failedAt: Number.NEGATIVE_INFINITY, doubts: 0, until: 0 }
 
 /** Which endpoints (pod and port) could not be reached lately, so that connections keep off them. */
 export class EndpointHealth {
@@ -77,22 +87,28 @@ export class EndpointHealth {
     return this.#conditions.get(key)?.until ?? Number.NEGATIVE_INFINITY
   }
 
-  /** An attempt begins: an endpoint that has failed is tried by one connection at a time. */
-  trying(key: string): void {
+  /** An attempt begins: an endpoint that has failed is tried by one connection at a time. Returns when, for `failed`. */
+  trying(key: string): number {
+    const now = this.#now()
     const known = this.#conditions.get(key)
-    if (known !== undefined) known.until = Math.max(known.until, this.#now() + doubtMs)
+    if (known !== undefined) known.until = Math.max(known.until, now + doubtMs)
+    return now
   }
 
-  /** An attempt takes longer than its head start: others keep off until it is over. */
+  /** An attempt takes longer than its head start: others keep off, the longer the oftener that was so. */
   slow(key: string): void {
-    const { failures = 0, until = 0 } = this.#conditions.get(key) ?? {}
-    this.#set(key, { failures, until: Math.max(until, this.#now() + doubtMs) })
+    const known = this.#conditions.get(key) ?? good
+    const forMs = Math.min(maxDoubtMs, doubtMs * 2 ** known.doubts)
+    this.#set(key, { ...known, doubts: known.doubts + 1, until: Math.max(known.until, this.#now() + forMs) })
   }
 
-  failed(key: string): void {
-    const failures = (this.#conditions.get(key)?.failures ?? 0) + 1
+  /** An attempt that began before the last failure was known says nothing new. */
+  failed(key: string, beganMs: number): void {
+    const known = this.#conditions.get(key) ?? good
+    if (beganMs < known.failedAt) return
+    const [failedAt, failures] = [this.#now(), known.failures + 1]
     const rest = baseRestMs / 2 + fullJitter(failures - 1, baseRestMs, maxRestMs, this.#random)
-    this.#set(key, { failures, until: this.#now() + rest })
+    this.#set(key, { ...known, failures, failedAt, until: failedAt + rest })
   }
 
   succeeded(key: string): void {

@@ -10,8 +10,8 @@ import { LaneHouse } from '../../../sidecar/express/lane-house.ts'
 import { Ledger } from '../../../sidecar/express/ledger.ts'
 import { type ExpressReport, endings } from '../../../sidecar/express/messages.ts'
 import { Records } from '../../../sidecar/express/records.ts'
-import type { Surroundings } from '../../../sidecar/express/surroundings.ts'
-import { LaneTarget, TunnelledConnection } from '../../../sidecar/express/tunnelled.ts'
+import { Connecting, type Surroundings } from '../../../sidecar/express/surroundings.ts'
+import { askAfterMs, LaneTarget, TunnelledConnection } from '../../../sidecar/express/tunnelled.ts'
 import { Windows } from '../../../sidecar/express/window.ts'
 import { CertificateAuthority } from '../../../sidecar/shared/authority/certificate-authority.ts'
 import { descriptorOf } from '../../../sidecar/shared/descriptor.ts'
@@ -92,6 +92,7 @@ export class Pod {
   readonly punts: boolean[] = []
   /** Lanes whose peers are to be accepted. */
   readonly named: number[] = []
+  readonly #opening = new Connecting(askAfterMs)
   #ups = 0
   #lastLane = 0
 
@@ -104,6 +105,7 @@ export class Pod {
     this.house.serve(served)
     loop.before((now) => {
       for (const id of this.named.splice(0)) this.house.accept(id, 'peer')
+      this.#opening.check(now)
       const waitMs = this.house.beforeWaiting(now)
       records.flush()
       return waitMs
@@ -138,7 +140,9 @@ export class Pod {
       },
       end: () => undefined,
     }
-    new TunnelledConnection(this.around, { fd, flowKey: key, target, lane }, on).start()
+    const connection = new TunnelledConnection(this.around, { fd, flowKey: key, target, lane }, on)
+    this.#opening.add(connection)
+    connection.start()
   }
 
   #onReport(told: ExpressReport): void {

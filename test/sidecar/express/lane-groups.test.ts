@@ -12,9 +12,9 @@ afterEach(() => {
 })
 
 /** As much of a lane as a group looks at. */
-function lane(route: LaneRoute, streams = 0, peer = 'a'): Lane {
+function lane(route: LaneRoute, streams = 0, peer = 'a', isDoubted = false): Lane {
   const users = new Map(Array.from({ length: streams }, (_, i) => [i, undefined]))
-  return { peer, route, users } as unknown as Lane
+  return { peer, route, users, isDoubted } as unknown as Lane
 }
 
 describe('the lane for a new stream', () => {
@@ -29,6 +29,7 @@ describe('the lane for a new stream', () => {
     ['the best is full', [full, relayed], relayed],
     ['all are full', [full, lane('relayed', maxStreams)], undefined],
     ['one has one place left', [lane('direct', maxStreams - 1)], lane('direct', maxStreams - 1)],
+    ['the best has a peer that may be dead', [lane('direct', 0, 'a', true), relayed], relayed],
     ['another peer has one', [lane('direct', 0, 'b')], undefined],
   ])('is chosen where %s', (_title, lanes, chosen) => {
     const groups = new LaneGroups()

@@ -8,6 +8,7 @@ import {
   HELLO,
   OPEN,
   PING,
+  PONG,
   RESET,
 } from '../../../sidecar/express/frames.ts'
 import { FORBIDDEN, REFUSED, STOPPING } from '../../../sidecar/express/messages.ts'
@@ -69,6 +70,16 @@ async function dialler(): Promise<{ bench: Bench; pod: Pod; peer: Peer }> {
   const pod = new Pod(bench.loop, contexts.near, new Map())
   pod.addLane(ours, 'far')
   return { bench, pod, peer: Peer.on(bench, theirs, contexts.far) }
+}
+
+/** A pod that has dialled, and the peer whose lane it may use. */
+async function met() {
+  const { bench, pod, peer } = await dialler()
+  peer.say(frame(HELLO, 0, [1]))
+  bench.run(() => pod.ups === 1)
+  const lane = pod.house.groups.pick('peer')
+  if (lane === undefined) throw new Error('there is no lane')
+  return { bench, pod, peer, lane }
 }
 
 /** Two pods with a lane, and a connection on it: its app's end here, and there. */
@@ -327,14 +338,41 @@ describe('a peer that was dialled', () => {
     bench.run(() => impostor.overs.length > 0)
   })
 
-  it('and goes away before it answers leaves the connection to be made elsewhere, once', async () => {
-    const { bench, pod, peer } = await dialler()
+  it('and is silent leaves connections to be made elsewhere, until it is heard again', async () => {
+    const { bench, pod, peer, lane } = await met()
     const [captured, near] = await descriptors()
     fds.push(near)
-    peer.say(frame(HELLO, 0, [1]))
-    bench.run(() => pod.ups === 1)
-    const lane = pod.house.groups.pick('peer')
-    if (lane === undefined) throw new Error('there is no lane')
+    pod.dial(captured, app.key, lane)
+    bench.run(() => pod.punts.length > 0)
+    expect(pod.punts).toEqual([true])
+    expect(pod.house.groups.pick('peer')).toBeUndefined()
+    expect(pod.overs).toEqual([])
+    bench.run(() => peer.hear().includes(frame(RESET, 1)))
+    peer.say(frame(PONG, 0))
+    bench.run(() => pod.house.groups.pick('peer') === lane)
+    expect(pod.open).toBe(0)
+  })
+
+  it('and lives may take its time', async () => {
+    const { bench, pod, peer, lane } = await met()
+    const [captured, near] = await descriptors()
+    fds.push(near)
+    const after = performance.now() + lane.patienceMs + 500
+    pod.dial(captured, app.key, lane)
+    bench.run(() => peer.hear().includes(frame(PING, 0)))
+    peer.say(frame(PONG, 0))
+    bench.run(() => performance.now() > after)
+    expect(pod.punts).toEqual([])
+    peer.say(frame(ANSWER, 1, [0, 0, 0, 0, 9]), frame(DATA, 1, Buffer.from('late')))
+    const got: Buffer[] = []
+    bench.run(() => receive(near, got) || got.length > 0)
+    expect(got.join('')).toBe('late')
+  })
+
+  it('and goes away before it answers leaves the connection to be made elsewhere, once', async () => {
+    const { bench, pod, peer, lane } = await met()
+    const [captured, near] = await descriptors()
+    fds.push(near)
     pod.dial(captured, app.key, lane)
     bench.run(() => peer.hear().length > 0)
     peer.close()

@@ -62,7 +62,7 @@ describe('the health of endpoints', () => {
         () => random,
       )
       const rests = Array.from({ length: 12 }, () => {
-        health.failed(key)
+        health.failed(key, now)
         return health.restsUntil(key) - now
       })
       expect(Math.floor(rests[0] ?? 0)).toBe(shortest)
@@ -74,7 +74,7 @@ describe('the health of endpoints', () => {
 
   it('forgets an endpoint that was reached, and counts those that are ejected', () => {
     const health = new EndpointHealth(() => 0)
-    health.failed(key)
+    health.failed(key, 0)
     expect(health.ejected).toBe(1)
     health.succeeded(key)
     expect(health.ejected).toBe(0)
@@ -86,7 +86,7 @@ describe('the health of endpoints', () => {
     const health = new EndpointHealth(() => now)
     health.trying(key)
     expect(health.restsUntil(key)).toBeLessThan(0) // one that never failed is open to all
-    health.failed(key)
+    health.failed(key, 0)
     now = health.restsUntil(key)
     health.trying(key)
     expect(health.restsUntil(key)).toBeGreaterThan(now)
@@ -99,6 +99,33 @@ describe('the health of endpoints', () => {
     expect(health.ejected).toBe(0)
   })
 
+  it('keeps others off for longer where an endpoint is slow again and again, up to what a connection has', () => {
+    const health = new EndpointHealth(() => 0)
+    const rests = Array.from({ length: 6 }, () => {
+      health.slow(key)
+      return health.restsUntil(key)
+    })
+    expect(rests).toEqual([1_000, 2_000, 4_000, 8_000, 15_000, 15_000])
+    health.succeeded(key)
+    health.slow(key)
+    expect(health.restsUntil(key)).toBe(1_000)
+  })
+
+  it('takes failures of attempts that ran beside each other for one', () => {
+    let now = 0
+    const health = new EndpointHealth(
+      () => now,
+      () => 1,
+    )
+    const began = [health.trying(key), health.trying(key), health.trying(key)]
+    now = 100
+    for (const beganMs of began) health.failed(key, beganMs)
+    expect(health.restsUntil(key)).toBe(100 + 3_000)
+    now = health.restsUntil(key)
+    health.failed(key, health.trying(key))
+    expect(health.restsUntil(key)).toBe(now + 5_000)
+  })
+
   it.each<[string, Endpoint[], boolean]>([
     ['is the same as before', [ep('a'), ep('b')], true],
     ['is the same while others come and go', [ep('a'), ep('c')], true],
@@ -107,14 +134,14 @@ describe('the health of endpoints', () => {
     ['has gone', [ep('b')], false],
   ])('starts anew where the endpoint changes; here it %s', (_title, after, stays) => {
     const health = new EndpointHealth(() => 0)
-    health.failed(key)
+    health.failed(key, 0)
     health.changed([ep('a'), ep('b')], after, keyOf)
     expect(health.restsUntil(key) > 0).toBe(stays)
   })
 
   it('remembers a bounded number of endpoints', () => {
     const health = new EndpointHealth(() => 0)
-    for (let i = 0; i < 10_002; i++) health.failed(healthKey(`pod-${i}`, 80))
+    for (let i = 0; i < 10_002; i++) health.failed(healthKey(`pod-${i}`, 80), 0)
     expect(health.ejected).toBe(10_000)
     expect(health.restsUntil(healthKey('pod-1', 80))).toBeLessThan(0)
   })
