@@ -210,6 +210,7 @@ export class Hub implements ChannelOwner {
     const before = this.#registry.take(channel)
     before?.end(closeCodes.replaced, 'replaced', 'another channel of this pod took over')
     this.#delivery.tellMoved(channel.podUid)
+    this.#remind(channel.podUid)
     const { source, log } = this.#options
     const index = this.#history.since(resume)
     channel.sendIndex(index.full ? this.#wholeIndex(index) : JSON.stringify(index))
@@ -302,8 +303,15 @@ export class Hub implements ChannelOwner {
     this.#options.metrics.refusals.inc({ reason: code })
   }
 
+  /** Joins that were asked for on a channel that had died already need not wait until their time is up. */
+  #remind(podUid: string): void {
+    for (const { ticket, from } of this.#options.relay.awaitedOf(podUid))
+      void this.#delivery.deliver(podUid, { type: 'incoming', ticket, from })
+  }
+
   /** The pod has come up at another replica: the channel here is an old one, whether it knows or not. */
   #onMoved(podUid: string, at: number): void {
+    this.#remind(podUid)
     const here = this.#registry.get(podUid)
     if (!(here instanceof Channel) || here.welcomedAt >= at) return
     this.#registry.leave(here)

@@ -36,7 +36,7 @@ interface Pair {
   acceptor: PodIdentity
   /** The side that has joined and waits for the other. */
   waiting: Duplex | undefined
-  tickets: string[]
+  tickets: [dialer: string, acceptor: string]
   timer: NodeJS.Timeout
 }
 
@@ -52,6 +52,8 @@ export class Relay {
   readonly #log: Logger
   /** Unspent tickets. */
   readonly #tickets = new Map<string, Pair>()
+  /** Pairs whose acceptor has not come yet, by its pod. */
+  readonly #awaited = new Map<string, Set<Pair>>()
   /** Pairs waiting or joined, by who dials, who is dialled, and both. */
   readonly #counts = new Map<string, number>()
   readonly #joined = new Map<Pair, AbortController>()
@@ -107,6 +109,8 @@ export class Relay {
       timer: setTimeout(() => this.#expire(pair), this.#limits.joinMs),
     }
     for (const ticket of pair.tickets) this.#tickets.set(ticket, pair)
+    const awaited = this.#awaited.get(acceptor.podUid) ?? new Set()
+    this.#awaited.set(acceptor.podUid, awaited.add(pair))
     this.#count(pair, 1)
     this.#metrics.tickets.inc({ outcome: 'issued' }, 2)
     return tickets
@@ -135,11 +139,18 @@ export class Relay {
       return false
     }
     this.#tickets.delete(ticket) // spent by its first use, whatever becomes of it
+    if (ticket === pair.tickets[1]) this.#awaitNoMore(pair)
     this.#metrics.tickets.inc({ outcome: 'spent' })
     if (head.length > 0) socket.unshift(head)
     if (pair.waiting === undefined) this.#wait(pair, socket)
     else void this.#join(pair, pair.waiting, socket)
     return true
+  }
+
+  /** What a pod has been asked to join and has not: it may not have heard of it. */
+  awaitedOf(podUid: string): { ticket: string; from: string }[] {
+    const pairs = [...(this.#awaited.get(podUid) ?? [])]
+    return pairs.map(({ tickets, dialer }) => ({ ticket: tickets[1], from: dialer.podUid }))
   }
 
   /** The other side cannot be told: nobody will join. */
@@ -219,11 +230,19 @@ export class Relay {
 
   #expire(pair: Pair): void {
     clearTimeout(pair.timer)
+    this.#awaitNoMore(pair)
     const unspent = pair.tickets.filter((ticket) => this.#tickets.delete(ticket)).length
     if (unspent === 0) return
     this.#metrics.tickets.inc({ outcome: 'expired' }, unspent)
     this.#count(pair, -1)
     if (pair.waiting !== undefined) answer(pair.waiting, '504 Gateway Timeout')
+  }
+
+  #awaitNoMore(pair: Pair): void {
+    const { podUid } = pair.acceptor
+    const awaited = this.#awaited.get(podUid)
+    awaited?.delete(pair)
+    if (awaited?.size === 0) this.#awaited.delete(podUid)
   }
 
   #count(pair: Pair, change: 1 | -1): void {

@@ -232,7 +232,7 @@ async function startInterception(
   const interceptor = new Interceptor({
     addresses: loopbacks,
     port: ports.interceptor,
-    onConnection: (socket, destination) => void outbound.carry(socket, destination),
+    onConnection: (socket, destination, waitedMs) => void outbound.carry(socket, destination, waitedMs),
     log,
   })
   await interceptor.listen()

@@ -16,8 +16,9 @@ import {
 import type { ServerAddress } from '../config.ts'
 
 const connectDeadlineMs = 3_000
-/** The server pings every 5 s; silence of this length means that the connection is dead. */
-const silenceMs = 11_000
+/** The server pings every 5 s. One that is silent for longer is pinged, and dead when that brings nothing either; in ms. */
+const quietMs = 6_000
+const silenceMs = 9_000
 /** How long the servers before it in the order have for themselves, in ms each. */
 const headStartMs = 50
 /** How long the server may take to verify the token and sign, in ms. */
@@ -67,8 +68,14 @@ export class Connection {
     const closed = Promise.withResolvers<Closed>()
     this.closed = closed.promise
     for (const { promise } of [this.#opened, this.#welcomed]) promise.catch(() => undefined) // told to whoever waits for it
+    const quiet = setTimeout(() => socket.ping(), quietMs)
     const silence = setTimeout(() => socket.terminate(), silenceMs)
-    socket.on('ping', () => silence.refresh())
+    const heard = () => {
+      quiet.refresh()
+      silence.refresh()
+    }
+    socket.on('ping', heard)
+    socket.on('pong', heard)
     socket.once('upgrade', (response) => {
       this.localPort = response.socket.localPort
     })
@@ -77,7 +84,7 @@ export class Connection {
       this.#opened.resolve()
     })
     socket.on('message', (data) => {
-      silence.refresh()
+      heard()
       try {
         const message = decodeServerMessage(String(data))
         if (message.type === 'error') this.#refusal = message.message
@@ -94,6 +101,7 @@ export class Connection {
       socket.terminate()
     })
     socket.once('close', (code, reason) => {
+      clearTimeout(quiet)
       clearTimeout(silence)
       this.#opened.reject(new EdgeMeshError('not-connected', `Cannot reach ${authority}: it closed.`))
       this.#welcomed.reject(new Refused(code, this.#refusal || String(reason) || `closed with ${code}`))

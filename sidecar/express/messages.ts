@@ -79,6 +79,8 @@ export interface Punt {
   fd: number
   /** The flow that could not carry it. */
   failedFlow?: string
+  /** How long it has waited here, in ms. */
+  waitedMs?: number
 }
 
 export type ExpressReport =

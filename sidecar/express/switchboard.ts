@@ -62,7 +62,8 @@ export class Switchboard {
   readonly #on: CapturedEvents = {
     punt: (connection, fd, failed) => {
       this.#forget(connection)
-      this.#punts.push(failed ? { fd, failedFlow: connection.flowKey } : { fd })
+      const waitedMs = performance.now() - connection.startedMs
+      this.#punts.push({ fd, waitedMs, ...(failed && { failedFlow: connection.flowKey }) })
     },
     end: (connection) => this.#forget(connection),
   }

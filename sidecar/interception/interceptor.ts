@@ -16,7 +16,8 @@ export interface InterceptorOptions {
   addresses: readonly ('127.0.0.1' | '::1')[]
   port: number
   /** Takes the socket over, paused: nothing of the app's bytes has been read. */
-  onConnection: (socket: Socket, destination: Destination) => void
+  /** `waitedMs`: how long it has waited elsewhere. */
+  onConnection: (socket: Socket, destination: Destination, waitedMs: number) => void
   log: Logger
 }
 
@@ -56,11 +57,12 @@ export class Interceptor {
   }
 
   /** A connection that was accepted; its socket is paused and nothing has been read. */
-  accept(socket: Socket): void {
+  accept(socket: Socket, waitedMs = 0): void {
     const { onConnection, log } = this.#options
     socket.on('error', () => undefined) // seen by whoever splices it; before that, its close is enough
     try {
-      onConnection(socket, originalDestination(descriptorOf(socket), socket.remoteFamily === 'IPv6' ? 6 : 4))
+      const destination = originalDestination(descriptorOf(socket), socket.remoteFamily === 'IPv6' ? 6 : 4)
+      onConnection(socket, destination, waitedMs)
     } catch (error) {
       log.warn({ error: sentenceOf(error) }, 'refused a connection whose destination is not known')
       resetStream(socket)

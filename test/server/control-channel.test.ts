@@ -364,6 +364,15 @@ describe('a relay request', () => {
     await Promise.all([dialer.close(), back.close()])
   })
 
+  it('is told again to a pod that comes back before it has joined, as its old channel may have been dead', async () => {
+    const [dialer, deaf] = [await TestClient.join(server, alice), await TestClient.join(server, bob)]
+    dialer.send({ type: 'relay', id: 4, podUid: bob.uid })
+    const { ticket, from } = await deaf.next('incoming')
+    const back = await TestClient.join(server, bob)
+    expect(await back.next('incoming')).toEqual({ type: 'incoming', ticket, from })
+    await Promise.all([dialer.close(), deaf.closed, back.close()])
+  })
+
   it('is limited, and the channel stays', async () => {
     const client = await TestClient.join(server, alice)
     for (let id = 1; id <= 400; id++) client.send({ type: 'relay', id, podUid: stranger.uid })
