@@ -14,6 +14,7 @@ import {
   type IssuedCertificate,
   type ServerMessage,
 } from '#shared/wire.ts'
+import type { Subscriber } from './fan-out.ts'
 import type { Participant } from './meetings.ts'
 import type { Presence } from './registry.ts'
 import type { NatKnowledge } from './rendezvous.ts'
@@ -48,7 +49,9 @@ export interface ChannelOwner {
   onSubscribe(channel: Channel, service: string): void
   /** Messages of the catalogue as it is now. */
   endpointsText(service: string): string
-  indexText(): string
+  /** What brings who knows that version of the index to the present one; 0: knows none. */
+  indexText(known: number): string
+  readonly indexVersion: number
   onUnsubscribe(channel: Channel, service: string): void
   onRelay(channel: Channel, podUid: string, id: number): Promise<void>
   onPunch(channel: Channel, request: Extract<ClientMessage, { type: 'punch' }>): Promise<void>
@@ -59,7 +62,7 @@ export interface ChannelOwner {
 }
 
 /** The server's end of one control channel. Messages are handled in order; nothing is served before the hello. */
-export class Channel implements Presence, Participant {
+export class Channel implements Presence, Participant, Subscriber {
   readonly #socket: WebSocket
   readonly #owner: ChannelOwner
   readonly subscriptions = new Set<string>()
@@ -75,9 +78,9 @@ export class Channel implements Presence, Participant {
   #queue: Promise<void> = Promise.resolve()
   #queued = 0
   #heard = true
-  /** What the client will get once it has read: services by name, and the index. */
+  /** What the client will get once it has read: services by name, and of the index all beyond this version. */
   readonly #owed = new Set<string>()
-  #owesIndex = false
+  #indexVersion: number | undefined
   /** The largest message of the catalogue that may be unread. */
   #largest = 0
   #helloLate: NodeJS.Timeout | undefined
@@ -141,10 +144,17 @@ export class Channel implements Presence, Participant {
     else this.#sendState(this.#owner.endpointsText(service))
   }
 
-  /** A change of the index: now, or with all others that follow once the client has read what it has. */
-  sendIndex(text: string): void {
-    if (this.#socket.bufferedAmount > maxUnread || this.#owesIndex) this.#owesIndex = true
-    else this.#sendState(text)
+  /** The first of the index: what the client lacks that knows this version; 0: that knows none. */
+  sendIndex(known: number): void {
+    this.#indexVersion = this.#owner.indexVersion
+    this.#sendState(this.#owner.indexText(known))
+  }
+
+  /** What has changed of the index since: now, or with all that follows once the client has read what it has. */
+  sendIndexChange(): void {
+    const known = this.#indexVersion
+    if (known === undefined || known === this.#owner.indexVersion) return
+    if (this.#socket.bufferedAmount <= maxUnread) this.sendIndex(known)
   }
 
   #sendState(text: string): void {
@@ -156,10 +166,7 @@ export class Channel implements Presence, Participant {
   /** Called whenever the client has read something. */
   #payOwed(): void {
     if (!this.open || this.#socket.bufferedAmount > maxUnread) return
-    if (this.#owesIndex) {
-      this.#owesIndex = false
-      this.#sendState(this.#owner.indexText())
-    }
+    this.sendIndexChange()
     for (const service of this.#owed) {
       if (this.#socket.bufferedAmount > maxUnread) return
       this.#owed.delete(service)

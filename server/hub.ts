@@ -8,10 +8,13 @@ import { withDeadline } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
 import type { Secret } from '#shared/secret.ts'
 import { type Address, type ClientMessage, closeCodes, type ServerMessage } from '#shared/wire.ts'
-import { changedEndpoints, IndexHistory } from './catalogue/history.ts'
+import { changedEndpoints } from './catalogue/history.ts'
+import { IndexTexts } from './catalogue/index-texts.ts'
 import { type CatalogueSource, type CatalogueState, declaredPorts } from './catalogue/source.ts'
 import { Channel, type ChannelOwner } from './control-channel.ts'
+import { FanOut } from './fan-out.ts'
 import { Gate } from './gate.ts'
+import { Heartbeat } from './heartbeat.ts'
 import { type Guest, Meetings, type Participant } from './meetings.ts'
 import { Registry } from './registry.ts'
 import type { Relay } from './relay.ts'
@@ -20,9 +23,12 @@ import { alone, type Directory } from './replicas/directory.ts'
 import type { ServerMetrics } from './server-metrics.ts'
 import { TokenBucket } from './token-bucket.ts'
 import type { TokenVerifier, VerifiedToken } from './token-verifier/verifier.ts'
+import { inTurns } from './turns.ts'
 
-/** Clients take three times that in silence for the end of the channel. */
+/** Clients take twice that in silence for the end of the channel. */
 const pingEveryMs = 5_000
+/** In how many parts: pings of thousands of channels at once would hold up everything else. */
+const pingParts = 50
 /** How long the verification of a token may take, in ms. */
 const verifyDeadlineMs = 10_000
 /** Tokens that are verified at once: the API server may take its time for each. */
@@ -66,12 +72,13 @@ export class Hub implements ChannelOwner {
   /** Every open channel, welcomed or not. */
   readonly #channels = new Set<Channel>()
   readonly #followers = new Map<string, Set<Channel>>()
-  readonly #history: IndexHistory
+  readonly #index: IndexTexts
+  readonly #fanOut: FanOut<Channel>
+  readonly #heartbeat = new Heartbeat<Channel>(pingParts)
   readonly #timer: NodeJS.Timeout
   readonly #stopListening: () => void
   /** Messages are encoded once for all that get them. */
   readonly #encoded = new WeakMap<readonly Endpoint[], string>()
-  #index = { version: 0, text: '' }
   /** When thousands come at once, after a restart say. */
   readonly #verifying = new Gate(maxVerifying)
   readonly #issuing = new Gate(maxIssuing)
@@ -94,15 +101,20 @@ export class Hub implements ChannelOwner {
       onMoved: (podUid, at) => this.#onMoved(podUid, at),
       onSighted: (ticket, sighting) => this.meetings.onSighted(ticket, sighting),
     })
-    this.#history = new IndexHistory(source.state.services)
+    this.#index = new IndexTexts(source.state.services)
+    this.#fanOut = new FanOut({
+      subscribers: this.#channels,
+      followersOf: (service) => this.#followers.get(service) ?? [],
+      sendSelf: (channel) => this.#sendSelf(channel),
+    })
     this.#stopListening = source.onChange((next, previous) => this.#onChange(next, previous))
     this.#timer = setInterval(() => {
-      for (const channel of this.#channels) channel.checkAlive()
-    }, pingEveryMs)
+      for (const channel of this.#heartbeat.next()) channel.checkAlive()
+    }, pingEveryMs / pingParts)
     metrics.gauge('control_channels', 'Open control channels.', () => this.#channels.size)
     metrics.gauge('pods_present', 'Pods with a control channel here.', () => this.#registry.size)
     metrics.natsOf(() => [...this.#channels].flatMap((c) => c.nat ?? []))
-    metrics.gauge('catalogue_version', 'Version of the service index.', () => this.#history.version)
+    metrics.gauge('catalogue_version', 'Version of the service index.', () => this.#index.version)
     metrics.gauge('catalogue_services', 'Services in the index.', () => source.state.services.size)
   }
 
@@ -125,7 +137,9 @@ export class Hub implements ChannelOwner {
 
   /** `onProven` is called once a token has shown who it is. */
   accept(socket: WebSocket, observed?: Address, onProven?: () => void): void {
-    this.#channels.add(new Channel(socket, this, observed, onProven))
+    const channel = new Channel(socket, this, observed, onProven)
+    this.#channels.add(channel)
+    this.#heartbeat.add(channel)
   }
 
   /** A connection of another replica, whose certificate was checked. */
@@ -152,19 +166,19 @@ export class Hub implements ChannelOwner {
    * Tells every client to go elsewhere within `withinMs`, smeared over them. Their channels are served until they have
    * another one, so that nobody is without a server in between.
    */
-  sendAway(withinMs: number): void {
-    for (const channel of this.#channels)
-      channel.send({ type: 'goingAway', comeBackMs: Math.floor(Math.random() * withinMs) })
+  sendAway(withinMs: number): Promise<void> {
+    return inTurns(this.#channels, (channel) => channel.send(goingAway(withinMs)))
   }
 
   /** Closes every channel, with when to come back. */
-  goAway(): void {
+  async goAway(): Promise<void> {
     clearInterval(this.#timer)
     this.meetings.close()
     this.#stopListening()
-    this.sendAway(smearMs)
-    for (const channel of this.#channels)
+    await inTurns(this.#channels, (channel) => {
+      channel.send(goingAway(smearMs))
       channel.end(closeCodes.goingAway, 'stopping', 'the server is going away')
+    })
     this.#delivery.close()
   }
 
@@ -210,11 +224,9 @@ export class Hub implements ChannelOwner {
     const before = this.#registry.take(channel)
     before?.end(closeCodes.replaced, 'replaced', 'another channel of this pod took over')
     this.#delivery.tellMoved(channel.podUid)
-    const { source, log } = this.#options
-    const index = this.#history.since(resume)
-    channel.sendIndex(index.full ? this.#wholeIndex(index) : JSON.stringify(index))
-    this.#sendSelf(channel, source.state)
-    log.info({ pod: channel.podUid, present: this.#registry.size }, 'pod connected')
+    channel.sendIndex(this.#index.knownTo(resume))
+    this.#sendSelf(channel)
+    this.log.info({ pod: channel.podUid, present: this.#registry.size }, 'pod connected')
   }
 
   onSubscribe(channel: Channel, service: string): void {
@@ -292,6 +304,7 @@ export class Hub implements ChannelOwner {
 
   onClose(channel: Channel): void {
     this.#channels.delete(channel)
+    this.#heartbeat.delete(channel)
     this.#registry.leave(channel, true)
     for (const service of channel.subscriptions) this.onUnsubscribe(channel, service)
     if (channel.identity !== undefined)
@@ -318,18 +331,11 @@ export class Hub implements ChannelOwner {
   }
 
   #onChange(next: CatalogueState, previous: CatalogueState): void {
-    const delta = this.#history.advance(next.services)
-    const text = delta && JSON.stringify(delta)
-    const welcomed = [...this.#channels].filter((c) => c.identity !== undefined)
-    if (text !== undefined) for (const channel of welcomed) channel.sendIndex(text)
-    for (const id of changedEndpoints(previous.endpoints, next.endpoints)) {
-      for (const channel of this.#followers.get(id) ?? []) channel.sendEndpoints(id)
-    }
-    for (const channel of welcomed) {
-      const pod = next.pods.get(channel.podUid)
-      if (pod === undefined || pod.finished) this.#evict(channel)
-      else this.#sendSelf(channel, next)
-    }
+    this.#index.advance(next.services)
+    this.#fanOut.onChange(changedEndpoints(previous.endpoints, next.endpoints))
+    for (const channel of this.#channels)
+      if (channel.identity !== undefined && next.pods.get(channel.podUid)?.finished !== false)
+        this.#evict(channel)
     for (const podUid of this.#joins.keys()) if (!next.pods.has(podUid)) this.#joins.delete(podUid)
     this.#options.relay.revokeAllBut((uid) => next.pods.get(uid)?.finished === false)
   }
@@ -341,22 +347,21 @@ export class Hub implements ChannelOwner {
     channel.end(closeCodes.podUnknown, 'forbidden', 'the pod is deleted')
   }
 
-  #sendSelf(channel: Channel, state: CatalogueState): void {
-    const ports = declaredPorts(state, channel.podUid)
+  #sendSelf(channel: Channel): void {
+    if (channel.identity === undefined) return
+    const ports = declaredPorts(this.#options.source.state, channel.podUid)
     const text = ports.join()
     if (text === channel.selfPorts) return
     channel.selfPorts = text
     channel.send({ type: 'self', ports })
   }
 
-  /** The whole index: for who has missed changes. */
-  readonly indexText = (): string => this.#wholeIndex(this.#history.since(undefined))
+  get indexVersion(): number {
+    return this.#index.version
+  }
 
-  #wholeIndex(index: ServerMessage): string {
-    if (this.#index.version !== this.#history.version) {
-      this.#index = { version: this.#history.version, text: JSON.stringify(index) }
-    }
-    return this.#index.text
+  indexText(known: number): string {
+    return this.#index.since(known)
   }
 
   readonly endpointsText = (service: string): string => {
@@ -371,3 +376,7 @@ export class Hub implements ChannelOwner {
 }
 
 const noEndpoints: readonly Endpoint[] = []
+
+function goingAway(withinMs: number): ServerMessage {
+  return { type: 'goingAway', comeBackMs: Math.floor(Math.random() * withinMs) }
+}
