@@ -31,10 +31,8 @@ const pingEveryMs = 5_000
 const pingParts = 50
 /** How long the verification of a token may take, in ms. */
 const verifyDeadlineMs = 10_000
-/** Tokens that are verified at once: the API server may take its time for each. */
+/** Tokens that are verified at once, and so the certificates that are made in one turn of the event loop at most. */
 const maxVerifying = 32
-/** Certificates that are made at once: that costs us time, and the event loop must get its turns. */
-const maxIssuing = 4
 /** Over how long clients are told to come back after a restart, in ms. */
 const smearMs = 2_000
 
@@ -81,7 +79,6 @@ export class Hub implements ChannelOwner {
   readonly #encoded = new WeakMap<readonly Endpoint[], string>()
   /** When thousands come at once, after a restart say. */
   readonly #verifying = new Gate(maxVerifying)
-  readonly #issuing = new Gate(maxIssuing)
 
   constructor(options: HubOptions) {
     const { source, metrics } = options
@@ -215,7 +212,7 @@ export class Hub implements ChannelOwner {
     const { authority, source, leafLifetimeMs, maxLeafLifetimeMs = Number.POSITIVE_INFINITY } = this.#options
     const asked = source.state.pods.get(identity.podUid)?.leafLifetimeMs
     const lifetimeMs = asked === undefined ? leafLifetimeMs : Math.min(asked, maxLeafLifetimeMs)
-    const certificate = await this.#issuing.run(() => authority.issue(identity, publicKey, lifetimeMs))
+    const certificate = await authority.issue(identity, publicKey, lifetimeMs)
     this.#options.metrics.certificates.inc()
     return certificate
   }
