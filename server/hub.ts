@@ -23,7 +23,7 @@ import { alone, type Directory } from './replicas/directory.ts'
 import type { ServerMetrics } from './server-metrics.ts'
 import { TokenBucket } from './token-bucket.ts'
 import type { TokenVerifier, VerifiedToken } from './token-verifier/verifier.ts'
-import { inTurns } from './turns.ts'
+import { inTurns, Turnstile } from './turns.ts'
 
 /** Clients take twice that in silence for the end of the channel. */
 const pingEveryMs = 5_000
@@ -31,8 +31,10 @@ const pingEveryMs = 5_000
 const pingParts = 50
 /** How long the verification of a token may take, in ms. */
 const verifyDeadlineMs = 10_000
-/** Tokens that are verified at once, and so the certificates that are made in one turn of the event loop at most. */
+/** Tokens that are verified at once: the API server may take its time for each. */
 const maxVerifying = 32
+/** Tokens that are found good in one turn of the event loop at most: each brings a certificate, and mostly a welcome. */
+const verifiedPerTurn = 8
 /** Over how long clients are told to come back after a restart, in ms. */
 const smearMs = 2_000
 
@@ -79,6 +81,7 @@ export class Hub implements ChannelOwner {
   readonly #encoded = new WeakMap<readonly Endpoint[], string>()
   /** When thousands come at once, after a restart say. */
   readonly #verifying = new Gate(maxVerifying)
+  readonly #verified = new Turnstile(verifiedPerTurn)
 
   constructor(options: HubOptions) {
     const { source, metrics } = options
@@ -182,7 +185,10 @@ export class Hub implements ChannelOwner {
   readonly verify = (token: Secret, isWanted: () => boolean): Promise<VerifiedToken> =>
     this.#verifying.run(async () => {
       if (!isWanted()) throw new EdgeMeshError('not-connected', 'Cannot verify the token: its sender left.')
-      return withDeadline(this.#options.verifier.verify(token), verifyDeadlineMs, 'verify the token')
+      const { verifier } = this.#options
+      const verified = await withDeadline(verifier.verify(token), verifyDeadlineMs, 'verify the token')
+      await this.#verified.pass()
+      return verified
     })
 
   readonly admit = (token: VerifiedToken): PodIdentity => {

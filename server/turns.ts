@@ -14,3 +14,27 @@ export async function inTurns<T>(all: Iterable<T>, work: (one: T) => void): Prom
     until = performance.now() + heldMs
   }
 }
+
+/** Lets only so many through in one turn of the event loop, in the order of their coming. */
+export class Turnstile {
+  readonly #perTurn: number
+  readonly #waiting: (() => void)[] = []
+
+  constructor(perTurn: number) {
+    this.#perTurn = perTurn
+  }
+
+  pass(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#waiting.push(resolve)
+      if (this.#waiting.length === 1) this.#turnSoon()
+    })
+  }
+
+  #turnSoon(): void {
+    setImmediate(() => {
+      for (const resolve of this.#waiting.splice(0, this.#perTurn)) resolve()
+      if (this.#waiting.length > 0) this.#turnSoon()
+    })
+  }
+}

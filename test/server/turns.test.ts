@@ -1,5 +1,6 @@
+import { setImmediate as turn } from 'node:timers/promises'
 import { describe, expect, it } from 'vitest'
-import { inTurns } from '../../server/turns.ts'
+import { inTurns, Turnstile } from '../../server/turns.ts'
 
 /** Longer than work may hold the event loop at a stretch, in ms. */
 const longMs = 11
@@ -38,5 +39,25 @@ describe('work in turns', () => {
       throw new Error('broken')
     })
     await expect(failing).rejects.toThrow('broken')
+  })
+})
+
+describe('a turnstile', () => {
+  it('lets only so many through in a turn, in the order of their coming', async () => {
+    const stile = new Turnstile(2)
+    const through: number[] = []
+    const pass = (one: number) => stile.pass().then(() => through.push(one))
+    const all = [1, 2, 3, 4, 5].map(pass)
+    expect(through).toEqual([])
+    const seen: number[] = []
+    for (let i = 0; i < 3; i++) {
+      await turn()
+      seen.push(through.length)
+    }
+    await Promise.all(all)
+    expect(seen).toEqual([2, 4, 5])
+    expect(through).toEqual([1, 2, 3, 4, 5])
+    await pass(6)
+    expect(through.at(-1)).toBe(6)
   })
 })
