@@ -1,3 +1,4 @@
+import type { Duplex } from 'node:stream'
 import type { WebSocket } from 'ws'
 import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import type { PodIdentity } from '#shared/identity.ts'
@@ -14,7 +15,6 @@ import {
   type IssuedCertificate,
   type ServerMessage,
 } from '#shared/wire.ts'
-import type { Subscriber } from './fan-out.ts'
 import type { Participant } from './meetings.ts'
 import type { Presence } from './registry.ts'
 import type { NatKnowledge } from './rendezvous.ts'
@@ -46,13 +46,11 @@ export interface ChannelOwner {
   issue(identity: PodIdentity, publicKey: string): Promise<IssuedCertificate>
   /** The channel has its identity: takes its place and sends what it missed. */
   onWelcome(channel: Channel, resume: { epoch: string; version: number } | undefined): void
-  onSubscribe(channel: Channel, service: string): void
   /** Messages of the catalogue as it is now. */
   endpointsText(service: string): string
   /** What brings who knows that version of the index to the present one; 0: knows none. */
   indexText(known: number): string
   readonly indexVersion: number
-  onUnsubscribe(channel: Channel, service: string): void
   onRelay(channel: Channel, podUid: string, id: number): Promise<void>
   onPunch(channel: Channel, request: Extract<ClientMessage, { type: 'punch' }>): Promise<void>
   onPunched(channel: Channel, ticket: string, open: boolean): void
@@ -62,8 +60,10 @@ export interface ChannelOwner {
 }
 
 /** The server's end of one control channel. Messages are handled in order; nothing is served before the hello. */
-export class Channel implements Presence, Participant, Subscriber {
+export class Channel implements Presence, Participant {
   readonly #socket: WebSocket
+  /** What it runs over. */
+  readonly #stream: Duplex
   readonly #owner: ChannelOwner
   readonly subscriptions = new Set<string>()
   /** Where the connection comes from, as we see it. */
@@ -90,8 +90,15 @@ export class Channel implements Presence, Participant, Subscriber {
   readonly #relays = new TokenBucket(200, 50)
   readonly #punches = new TokenBucket(50, 5)
 
-  constructor(socket: WebSocket, owner: ChannelOwner, observed?: Address, onProven?: () => void) {
+  constructor(
+    socket: WebSocket,
+    stream: Duplex,
+    owner: ChannelOwner,
+    observed?: Address,
+    onProven?: () => void,
+  ) {
     this.#socket = socket
+    this.#stream = stream
     this.#onProven = onProven
     this.observed = observed
     this.#owner = owner
@@ -136,6 +143,25 @@ export class Channel implements Presence, Participant, Subscriber {
     if (!this.open) return
     this.#socket.send(text)
     if (this.#socket.bufferedAmount > maxUnreadInAll + this.#largest) this.#socket.terminate()
+  }
+
+  /** What is sent meanwhile goes in one write: in one TLS record, and one call of the kernel. */
+  inOne(send: () => void): void {
+    this.#stream.cork()
+    try {
+      send()
+    } finally {
+      this.#stream.uncork()
+    }
+  }
+
+  /** What has changed of the catalogue, these endpoints among it, as far as it is the client's. */
+  sendChanges(services: ReadonlySet<string>): void {
+    this.sendIndexChange()
+    const { subscriptions } = this
+    const [fewer, more] =
+      services.size < subscriptions.size ? [services, subscriptions] : [subscriptions, services]
+    for (const service of fewer) if (more.has(service)) this.sendEndpoints(service)
   }
 
   /** The endpoints of a service: now, or once the client has read what it has. */
@@ -258,7 +284,6 @@ export class Channel implements Presence, Participant, Subscriber {
         break
       case 'unsubscribe':
         this.subscriptions.delete(message.service)
-        this.#owner.onUnsubscribe(this, message.service)
         break
       case 'relay':
         if (this.#relays.take()) void this.#owner.onRelay(this, message.podUid, message.id)
@@ -285,17 +310,18 @@ export class Channel implements Presence, Participant, Subscriber {
     this.#onProven?.()
     this.#onProven = undefined
     this.#locate(hello)
-    this.send({
-      type: 'welcome',
-      v: 1,
-      trustDomain: this.#owner.trustDomain,
-      replica: this.#owner.replica,
-      certificate,
-      ...(this.observed === undefined ? {} : { observed: this.observed }),
-    })
     this.welcomedAt = Date.now()
-    this.#owner.onWelcome(this, hello.resume)
-    for (const service of hello.subscriptions) this.#subscribe(service)
+    this.inOne(() => {
+      this.#welcome(certificate)
+      this.#owner.onWelcome(this, hello.resume)
+      for (const service of hello.subscriptions) this.#subscribe(service)
+    })
+  }
+
+  #welcome(certificate: IssuedCertificate): void {
+    const { trustDomain, replica } = this.#owner
+    const observed = this.observed === undefined ? {} : { observed: this.observed }
+    this.send({ type: 'welcome', v: 1, trustDomain, replica, certificate, ...observed })
   }
 
   /** What the hello and the connection itself say of the pod's NAT. */
@@ -327,6 +353,6 @@ export class Channel implements Presence, Participant, Subscriber {
       throw new EdgeMeshError('limit', `Cannot follow more than ${maxSubscriptions} services.`)
     }
     this.subscriptions.add(service)
-    this.#owner.onSubscribe(this, service)
+    this.sendEndpoints(service)
   }
 }

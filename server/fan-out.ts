@@ -1,30 +1,20 @@
 import { inTurns } from './turns.ts'
 
-/** A channel, as far as the catalogue is brought to it: each call brings it what there is now, if it lacks that. */
-export interface Subscriber {
-  sendIndexChange(): void
-  sendEndpoints(service: string): void
-}
-
-export interface FanOutOptions<S extends Subscriber> {
-  subscribers: Iterable<S>
-  followersOf: (service: string) => Iterable<S>
-  /** Brings it what concerns itself alone. */
-  sendSelf: (subscriber: S) => void
-}
-
 /**
- * Brings changes of the catalogue to thousands of channels without a long pause of anything else. What changes during
- * a round is brought in the next one, all of it at once: so a catalogue that changes all the time costs no more.
+ * Brings changes of the catalogue to thousands without a long pause of anything else. What changes during a round is
+ * brought in the next one, all of it at once: so a catalogue that changes all the time costs no more.
  */
-export class FanOut<S extends Subscriber> {
-  readonly #options: FanOutOptions<S>
+export class FanOut<T> {
+  readonly #all: Iterable<T>
+  readonly #bring: (one: T, services: ReadonlySet<string>) => void
   #changed = new Set<string>()
   #due = false
   #running = false
 
-  constructor(options: FanOutOptions<S>) {
-    this.#options = options
+  /** `bring` is told of which services the endpoints have changed, and brings what there is now. */
+  constructor(all: Iterable<T>, bring: (one: T, services: ReadonlySet<string>) => void) {
+    this.#all = all
+    this.#bring = bring
   }
 
   /** The catalogue is another one, and so are the endpoints of these services. */
@@ -41,17 +31,10 @@ export class FanOut<S extends Subscriber> {
         const services = this.#changed
         this.#changed = new Set()
         this.#due = false
-        await this.#round(services)
+        await inTurns(this.#all, (one) => this.#bring(one, services))
       }
     } finally {
       this.#running = false
     }
-  }
-
-  async #round(services: Iterable<string>): Promise<void> {
-    const { subscribers, followersOf, sendSelf } = this.#options
-    await inTurns(subscribers, (s) => s.sendIndexChange())
-    for (const service of services) await inTurns(followersOf(service), (s) => s.sendEndpoints(service))
-    await inTurns(subscribers, sendSelf)
   }
 }

@@ -1,3 +1,4 @@
+import type { Duplex } from 'node:stream'
 import type { SecureContextOptions } from 'node:tls'
 import type { WebSocket } from 'ws'
 import type { CertificateAuthority } from '#shared/authority/certificate-authority.ts'
@@ -71,7 +72,6 @@ export class Hub implements ChannelOwner {
   readonly #joins = new Map<string, TokenBucket>()
   /** Every open channel, welcomed or not. */
   readonly #channels = new Set<Channel>()
-  readonly #followers = new Map<string, Set<Channel>>()
   readonly #index: IndexTexts
   readonly #fanOut: FanOut<Channel>
   readonly #heartbeat = new Heartbeat<Channel>(pingParts)
@@ -102,10 +102,12 @@ export class Hub implements ChannelOwner {
       onSighted: (ticket, sighting) => this.meetings.onSighted(ticket, sighting),
     })
     this.#index = new IndexTexts(source.state.services)
-    this.#fanOut = new FanOut({
-      subscribers: this.#channels,
-      followersOf: (service) => this.#followers.get(service) ?? [],
-      sendSelf: (channel) => this.#sendSelf(channel),
+    this.#fanOut = new FanOut(this.#channels, (channel, services) => {
+      if (!Number.isFinite(channel.welcomedAt)) return // with its welcome it gets what there is then
+      channel.inOne(() => {
+        channel.sendChanges(services)
+        this.#sendSelf(channel)
+      })
     })
     this.#stopListening = source.onChange((next, previous) => this.#onChange(next, previous))
     this.#timer = setInterval(() => {
@@ -136,8 +138,8 @@ export class Hub implements ChannelOwner {
   }
 
   /** `onProven` is called once a token has shown who it is. */
-  accept(socket: WebSocket, observed?: Address, onProven?: () => void): void {
-    const channel = new Channel(socket, this, observed, onProven)
+  accept(socket: WebSocket, stream: Duplex, observed?: Address, onProven?: () => void): void {
+    const channel = new Channel(socket, stream, this, observed, onProven)
     this.#channels.add(channel)
     this.#heartbeat.add(channel)
   }
@@ -175,10 +177,12 @@ export class Hub implements ChannelOwner {
     clearInterval(this.#timer)
     this.meetings.close()
     this.#stopListening()
-    await inTurns(this.#channels, (channel) => {
-      channel.send(goingAway(smearMs))
-      channel.end(closeCodes.goingAway, 'stopping', 'the server is going away')
-    })
+    await inTurns(this.#channels, (channel) =>
+      channel.inOne(() => {
+        channel.send(goingAway(smearMs))
+        channel.end(closeCodes.goingAway, 'stopping', 'the server is going away')
+      }),
+    )
     this.#delivery.close()
   }
 
@@ -230,19 +234,6 @@ export class Hub implements ChannelOwner {
     channel.sendIndex(this.#index.knownTo(resume))
     this.#sendSelf(channel)
     this.log.info({ pod: channel.podUid, present: this.#registry.size }, 'pod connected')
-  }
-
-  onSubscribe(channel: Channel, service: string): void {
-    const followers = this.#followers.get(service) ?? new Set()
-    followers.add(channel)
-    this.#followers.set(service, followers)
-    channel.sendEndpoints(service)
-  }
-
-  onUnsubscribe(channel: Channel, service: string): void {
-    const followers = this.#followers.get(service)
-    followers?.delete(channel)
-    if (followers?.size === 0) this.#followers.delete(service)
   }
 
   /** Never rejects. The dialer may be gone once the acceptor is back: then nothing is issued. */
@@ -309,7 +300,6 @@ export class Hub implements ChannelOwner {
     this.#channels.delete(channel)
     this.#heartbeat.delete(channel)
     this.#registry.leave(channel, true)
-    for (const service of channel.subscriptions) this.onUnsubscribe(channel, service)
     if (channel.identity !== undefined)
       this.log.info({ pod: channel.podUid, present: this.#registry.size }, 'pod left')
   }
@@ -351,7 +341,6 @@ export class Hub implements ChannelOwner {
   }
 
   #sendSelf(channel: Channel): void {
-    if (channel.identity === undefined) return
     const ports = declaredPorts(this.#options.source.state, channel.podUid)
     const text = ports.join()
     if (text === channel.selfPorts) return

@@ -208,7 +208,7 @@ export class Server {
     const remote = remoteOf(request.socket) // the channel must not keep the request alive
     if (request.url === controlPath && protocol === controlProtocol && !this.#draining)
       this.#webSockets.handleUpgrade(request, socket, head, (webSocket) =>
-        hub.accept(webSocket, remote, () => this.#prove(remote)),
+        hub.accept(webSocket, socket, remote, () => this.#prove(remote)),
       )
     else if (request.url === replicaPath && protocol === replicaProtocol && this.#isReplica(socket))
       this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => {
