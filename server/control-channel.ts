@@ -1,3 +1,4 @@
+import type { Duplex } from 'node:stream'
 import type { WebSocket } from 'ws'
 import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import type { PodIdentity } from '#shared/identity.ts'
@@ -45,11 +46,11 @@ export interface ChannelOwner {
   issue(identity: PodIdentity, publicKey: string): Promise<IssuedCertificate>
   /** The channel has its identity: takes its place and sends what it missed. */
   onWelcome(channel: Channel, resume: { epoch: string; version: number } | undefined): void
-  onSubscribe(channel: Channel, service: string): void
   /** Messages of the catalogue as it is now. */
   endpointsText(service: string): string
-  indexText(): string
-  onUnsubscribe(channel: Channel, service: string): void
+  /** What brings who knows that version of the index to the present one; 0: knows none. */
+  indexText(known: number): string
+  readonly indexVersion: number
   onRelay(channel: Channel, podUid: string, id: number): Promise<void>
   onPunch(channel: Channel, request: Extract<ClientMessage, { type: 'punch' }>): Promise<void>
   onPunched(channel: Channel, ticket: string, open: boolean): void
@@ -61,6 +62,8 @@ export interface ChannelOwner {
 /** The server's end of one control channel. Messages are handled in order; nothing is served before the hello. */
 export class Channel implements Presence, Participant {
   readonly #socket: WebSocket
+  /** What it runs over. */
+  readonly #stream: Duplex
   readonly #owner: ChannelOwner
   readonly subscriptions = new Set<string>()
   /** Where the connection comes from, as we see it. */
@@ -75,9 +78,9 @@ export class Channel implements Presence, Participant {
   #queue: Promise<void> = Promise.resolve()
   #queued = 0
   #heard = true
-  /** What the client will get once it has read: services by name, and the index. */
+  /** What the client will get once it has read: services by name, and of the index all beyond this version. */
   readonly #owed = new Set<string>()
-  #owesIndex = false
+  #indexVersion: number | undefined
   /** The largest message of the catalogue that may be unread. */
   #largest = 0
   #helloLate: NodeJS.Timeout | undefined
@@ -87,8 +90,15 @@ export class Channel implements Presence, Participant {
   readonly #relays = new TokenBucket(200, 50)
   readonly #punches = new TokenBucket(50, 5)
 
-  constructor(socket: WebSocket, owner: ChannelOwner, observed?: Address, onProven?: () => void) {
+  constructor(
+    socket: WebSocket,
+    stream: Duplex,
+    owner: ChannelOwner,
+    observed?: Address,
+    onProven?: () => void,
+  ) {
     this.#socket = socket
+    this.#stream = stream
     this.#onProven = onProven
     this.observed = observed
     this.#owner = owner
@@ -135,16 +145,42 @@ export class Channel implements Presence, Participant {
     if (this.#socket.bufferedAmount > maxUnreadInAll + this.#largest) this.#socket.terminate()
   }
 
+  /** What is sent meanwhile goes in one write: in one TLS record, and one call of the kernel. */
+  inOne(send: () => void): void {
+    this.#stream.cork()
+    try {
+      send()
+    } finally {
+      this.#stream.uncork()
+    }
+  }
+
+  /** What has changed of the catalogue, these endpoints among it, as far as it is the client's. */
+  sendChanges(services: ReadonlySet<string>): void {
+    this.sendIndexChange()
+    const { subscriptions } = this
+    const [fewer, more] =
+      services.size < subscriptions.size ? [services, subscriptions] : [subscriptions, services]
+    for (const service of fewer) if (more.has(service)) this.sendEndpoints(service)
+  }
+
   /** The endpoints of a service: now, or once the client has read what it has. */
   sendEndpoints(service: string): void {
     if (this.#socket.bufferedAmount > maxUnread || this.#owed.size > 0) this.#owed.add(service)
     else this.#sendState(this.#owner.endpointsText(service))
   }
 
-  /** A change of the index: now, or with all others that follow once the client has read what it has. */
-  sendIndex(text: string): void {
-    if (this.#socket.bufferedAmount > maxUnread || this.#owesIndex) this.#owesIndex = true
-    else this.#sendState(text)
+  /** The first of the index: what the client lacks that knows this version; 0: that knows none. */
+  sendIndex(known: number): void {
+    this.#indexVersion = this.#owner.indexVersion
+    this.#sendState(this.#owner.indexText(known))
+  }
+
+  /** What has changed of the index since: now, or with all that follows once the client has read what it has. */
+  sendIndexChange(): void {
+    const known = this.#indexVersion
+    if (known === undefined || known === this.#owner.indexVersion) return
+    if (this.#socket.bufferedAmount <= maxUnread) this.sendIndex(known)
   }
 
   #sendState(text: string): void {
@@ -156,10 +192,7 @@ export class Channel implements Presence, Participant {
   /** Called whenever the client has read something. */
   #payOwed(): void {
     if (!this.open || this.#socket.bufferedAmount > maxUnread) return
-    if (this.#owesIndex) {
-      this.#owesIndex = false
-      this.#sendState(this.#owner.indexText())
-    }
+    this.sendIndexChange()
     for (const service of this.#owed) {
       if (this.#socket.bufferedAmount > maxUnread) return
       this.#owed.delete(service)
@@ -251,7 +284,6 @@ export class Channel implements Presence, Participant {
         break
       case 'unsubscribe':
         this.subscriptions.delete(message.service)
-        this.#owner.onUnsubscribe(this, message.service)
         break
       case 'relay':
         if (this.#relays.take()) void this.#owner.onRelay(this, message.podUid, message.id)
@@ -278,17 +310,18 @@ export class Channel implements Presence, Participant {
     this.#onProven?.()
     this.#onProven = undefined
     this.#locate(hello)
-    this.send({
-      type: 'welcome',
-      v: 1,
-      trustDomain: this.#owner.trustDomain,
-      replica: this.#owner.replica,
-      certificate,
-      ...(this.observed === undefined ? {} : { observed: this.observed }),
-    })
     this.welcomedAt = Date.now()
-    this.#owner.onWelcome(this, hello.resume)
-    for (const service of hello.subscriptions) this.#subscribe(service)
+    this.inOne(() => {
+      this.#welcome(certificate)
+      this.#owner.onWelcome(this, hello.resume)
+      for (const service of hello.subscriptions) this.#subscribe(service)
+    })
+  }
+
+  #welcome(certificate: IssuedCertificate): void {
+    const { trustDomain, replica } = this.#owner
+    const observed = this.observed === undefined ? {} : { observed: this.observed }
+    this.send({ type: 'welcome', v: 1, trustDomain, replica, certificate, ...observed })
   }
 
   /** What the hello and the connection itself say of the pod's NAT. */
@@ -320,6 +353,6 @@ export class Channel implements Presence, Participant {
       throw new EdgeMeshError('limit', `Cannot follow more than ${maxSubscriptions} services.`)
     }
     this.subscriptions.add(service)
-    this.#owner.onSubscribe(this, service)
+    this.sendEndpoints(service)
   }
 }

@@ -1,3 +1,4 @@
+import type { Duplex } from 'node:stream'
 import type { SecureContextOptions } from 'node:tls'
 import type { WebSocket } from 'ws'
 import type { CertificateAuthority } from '#shared/authority/certificate-authority.ts'
@@ -8,10 +9,13 @@ import { withDeadline } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
 import type { Secret } from '#shared/secret.ts'
 import { type Address, type ClientMessage, closeCodes, type ServerMessage } from '#shared/wire.ts'
-import { changedEndpoints, IndexHistory } from './catalogue/history.ts'
+import { changedEndpoints } from './catalogue/history.ts'
+import { IndexTexts } from './catalogue/index-texts.ts'
 import { type CatalogueSource, type CatalogueState, declaredPorts } from './catalogue/source.ts'
 import { Channel, type ChannelOwner } from './control-channel.ts'
+import { FanOut } from './fan-out.ts'
 import { Gate } from './gate.ts'
+import { Heartbeat } from './heartbeat.ts'
 import { type Guest, Meetings, type Participant } from './meetings.ts'
 import { Registry } from './registry.ts'
 import type { Relay } from './relay.ts'
@@ -20,15 +24,18 @@ import { alone, type Directory } from './replicas/directory.ts'
 import type { ServerMetrics } from './server-metrics.ts'
 import { TokenBucket } from './token-bucket.ts'
 import type { TokenVerifier, VerifiedToken } from './token-verifier/verifier.ts'
+import { inTurns, Turnstile } from './turns.ts'
 
-/** Clients take three times that in silence for the end of the channel. */
+/** Clients take twice that in silence for the end of the channel. */
 const pingEveryMs = 5_000
+/** In how many parts: pings of thousands of channels at once would hold up everything else. */
+const pingParts = 50
 /** How long the verification of a token may take, in ms. */
 const verifyDeadlineMs = 10_000
 /** Tokens that are verified at once: the API server may take its time for each. */
 const maxVerifying = 32
-/** Certificates that are made at once: that costs us time, and the event loop must get its turns. */
-const maxIssuing = 4
+/** Tokens that are found good in one turn of the event loop at most: each brings a certificate, and mostly a welcome. */
+const verifiedPerTurn = 8
 /** Over how long clients are told to come back after a restart, in ms. */
 const smearMs = 2_000
 
@@ -65,16 +72,16 @@ export class Hub implements ChannelOwner {
   readonly #joins = new Map<string, TokenBucket>()
   /** Every open channel, welcomed or not. */
   readonly #channels = new Set<Channel>()
-  readonly #followers = new Map<string, Set<Channel>>()
-  readonly #history: IndexHistory
+  readonly #index: IndexTexts
+  readonly #fanOut: FanOut<Channel>
+  readonly #heartbeat = new Heartbeat<Channel>(pingParts)
   readonly #timer: NodeJS.Timeout
   readonly #stopListening: () => void
   /** Messages are encoded once for all that get them. */
   readonly #encoded = new WeakMap<readonly Endpoint[], string>()
-  #index = { version: 0, text: '' }
   /** When thousands come at once, after a restart say. */
   readonly #verifying = new Gate(maxVerifying)
-  readonly #issuing = new Gate(maxIssuing)
+  readonly #verified = new Turnstile(verifiedPerTurn)
 
   constructor(options: HubOptions) {
     const { source, metrics } = options
@@ -94,15 +101,22 @@ export class Hub implements ChannelOwner {
       onMoved: (podUid, at) => this.#onMoved(podUid, at),
       onSighted: (ticket, sighting) => this.meetings.onSighted(ticket, sighting),
     })
-    this.#history = new IndexHistory(source.state.services)
+    this.#index = new IndexTexts(source.state.services)
+    this.#fanOut = new FanOut(this.#channels, (channel, services) => {
+      if (!Number.isFinite(channel.welcomedAt)) return // with its welcome it gets what there is then
+      channel.inOne(() => {
+        channel.sendChanges(services)
+        this.#sendSelf(channel)
+      })
+    })
     this.#stopListening = source.onChange((next, previous) => this.#onChange(next, previous))
     this.#timer = setInterval(() => {
-      for (const channel of this.#channels) channel.checkAlive()
-    }, pingEveryMs)
+      for (const channel of this.#heartbeat.next()) channel.checkAlive()
+    }, pingEveryMs / pingParts)
     metrics.gauge('control_channels', 'Open control channels.', () => this.#channels.size)
     metrics.gauge('pods_present', 'Pods with a control channel here.', () => this.#registry.size)
     metrics.natsOf(() => [...this.#channels].flatMap((c) => c.nat ?? []))
-    metrics.gauge('catalogue_version', 'Version of the service index.', () => this.#history.version)
+    metrics.gauge('catalogue_version', 'Version of the service index.', () => this.#index.version)
     metrics.gauge('catalogue_services', 'Services in the index.', () => source.state.services.size)
   }
 
@@ -124,8 +138,10 @@ export class Hub implements ChannelOwner {
   }
 
   /** `onProven` is called once a token has shown who it is. */
-  accept(socket: WebSocket, observed?: Address, onProven?: () => void): void {
-    this.#channels.add(new Channel(socket, this, observed, onProven))
+  accept(socket: WebSocket, stream: Duplex, observed?: Address, onProven?: () => void): void {
+    const channel = new Channel(socket, stream, this, observed, onProven)
+    this.#channels.add(channel)
+    this.#heartbeat.add(channel)
   }
 
   /** A connection of another replica, whose certificate was checked. */
@@ -152,26 +168,31 @@ export class Hub implements ChannelOwner {
    * Tells every client to go elsewhere within `withinMs`, smeared over them. Their channels are served until they have
    * another one, so that nobody is without a server in between.
    */
-  sendAway(withinMs: number): void {
-    for (const channel of this.#channels)
-      channel.send({ type: 'goingAway', comeBackMs: Math.floor(Math.random() * withinMs) })
+  sendAway(withinMs: number): Promise<void> {
+    return inTurns(this.#channels, (channel) => channel.send(goingAway(withinMs)))
   }
 
   /** Closes every channel, with when to come back. */
-  goAway(): void {
+  async goAway(): Promise<void> {
     clearInterval(this.#timer)
     this.meetings.close()
     this.#stopListening()
-    this.sendAway(smearMs)
-    for (const channel of this.#channels)
-      channel.end(closeCodes.goingAway, 'stopping', 'the server is going away')
+    await inTurns(this.#channels, (channel) =>
+      channel.inOne(() => {
+        channel.send(goingAway(smearMs))
+        channel.end(closeCodes.goingAway, 'stopping', 'the server is going away')
+      }),
+    )
     this.#delivery.close()
   }
 
   readonly verify = (token: Secret, isWanted: () => boolean): Promise<VerifiedToken> =>
     this.#verifying.run(async () => {
       if (!isWanted()) throw new EdgeMeshError('not-connected', 'Cannot verify the token: its sender left.')
-      return withDeadline(this.#options.verifier.verify(token), verifyDeadlineMs, 'verify the token')
+      const { verifier } = this.#options
+      const verified = await withDeadline(verifier.verify(token), verifyDeadlineMs, 'verify the token')
+      await this.#verified.pass()
+      return verified
     })
 
   readonly admit = (token: VerifiedToken): PodIdentity => {
@@ -201,7 +222,7 @@ export class Hub implements ChannelOwner {
     const { authority, source, leafLifetimeMs, maxLeafLifetimeMs = Number.POSITIVE_INFINITY } = this.#options
     const asked = source.state.pods.get(identity.podUid)?.leafLifetimeMs
     const lifetimeMs = asked === undefined ? leafLifetimeMs : Math.min(asked, maxLeafLifetimeMs)
-    const certificate = await this.#issuing.run(() => authority.issue(identity, publicKey, lifetimeMs))
+    const certificate = await authority.issue(identity, publicKey, lifetimeMs)
     this.#options.metrics.certificates.inc()
     return certificate
   }
@@ -211,24 +232,9 @@ export class Hub implements ChannelOwner {
     before?.end(closeCodes.replaced, 'replaced', 'another channel of this pod took over')
     this.#delivery.tellMoved(channel.podUid)
     this.#remind(channel.podUid)
-    const { source, log } = this.#options
-    const index = this.#history.since(resume)
-    channel.sendIndex(index.full ? this.#wholeIndex(index) : JSON.stringify(index))
-    this.#sendSelf(channel, source.state)
-    log.info({ pod: channel.podUid, present: this.#registry.size }, 'pod connected')
-  }
-
-  onSubscribe(channel: Channel, service: string): void {
-    const followers = this.#followers.get(service) ?? new Set()
-    followers.add(channel)
-    this.#followers.set(service, followers)
-    channel.sendEndpoints(service)
-  }
-
-  onUnsubscribe(channel: Channel, service: string): void {
-    const followers = this.#followers.get(service)
-    followers?.delete(channel)
-    if (followers?.size === 0) this.#followers.delete(service)
+    channel.sendIndex(this.#index.knownTo(resume))
+    this.#sendSelf(channel)
+    this.log.info({ pod: channel.podUid, present: this.#registry.size }, 'pod connected')
   }
 
   /** Never rejects. The dialer may be gone once the acceptor is back: then nothing is issued. */
@@ -293,8 +299,8 @@ export class Hub implements ChannelOwner {
 
   onClose(channel: Channel): void {
     this.#channels.delete(channel)
+    this.#heartbeat.delete(channel)
     this.#registry.leave(channel, true)
-    for (const service of channel.subscriptions) this.onUnsubscribe(channel, service)
     if (channel.identity !== undefined)
       this.log.info({ pod: channel.podUid, present: this.#registry.size }, 'pod left')
   }
@@ -326,18 +332,11 @@ export class Hub implements ChannelOwner {
   }
 
   #onChange(next: CatalogueState, previous: CatalogueState): void {
-    const delta = this.#history.advance(next.services)
-    const text = delta && JSON.stringify(delta)
-    const welcomed = [...this.#channels].filter((c) => c.identity !== undefined)
-    if (text !== undefined) for (const channel of welcomed) channel.sendIndex(text)
-    for (const id of changedEndpoints(previous.endpoints, next.endpoints)) {
-      for (const channel of this.#followers.get(id) ?? []) channel.sendEndpoints(id)
-    }
-    for (const channel of welcomed) {
-      const pod = next.pods.get(channel.podUid)
-      if (pod === undefined || pod.finished) this.#evict(channel)
-      else this.#sendSelf(channel, next)
-    }
+    this.#index.advance(next.services)
+    this.#fanOut.onChange(changedEndpoints(previous.endpoints, next.endpoints))
+    for (const channel of this.#channels)
+      if (channel.identity !== undefined && next.pods.get(channel.podUid)?.finished !== false)
+        this.#evict(channel)
     for (const podUid of this.#joins.keys()) if (!next.pods.has(podUid)) this.#joins.delete(podUid)
     this.#options.relay.revokeAllBut((uid) => next.pods.get(uid)?.finished === false)
   }
@@ -349,22 +348,20 @@ export class Hub implements ChannelOwner {
     channel.end(closeCodes.podUnknown, 'forbidden', 'the pod is deleted')
   }
 
-  #sendSelf(channel: Channel, state: CatalogueState): void {
-    const ports = declaredPorts(state, channel.podUid)
+  #sendSelf(channel: Channel): void {
+    const ports = declaredPorts(this.#options.source.state, channel.podUid)
     const text = ports.join()
     if (text === channel.selfPorts) return
     channel.selfPorts = text
     channel.send({ type: 'self', ports })
   }
 
-  /** The whole index: for who has missed changes. */
-  readonly indexText = (): string => this.#wholeIndex(this.#history.since(undefined))
+  get indexVersion(): number {
+    return this.#index.version
+  }
 
-  #wholeIndex(index: ServerMessage): string {
-    if (this.#index.version !== this.#history.version) {
-      this.#index = { version: this.#history.version, text: JSON.stringify(index) }
-    }
-    return this.#index.text
+  indexText(known: number): string {
+    return this.#index.since(known)
   }
 
   readonly endpointsText = (service: string): string => {
@@ -379,3 +376,7 @@ export class Hub implements ChannelOwner {
 }
 
 const noEndpoints: readonly Endpoint[] = []
+
+function goingAway(withinMs: number): ServerMessage {
+  return { type: 'goingAway', comeBackMs: Math.floor(Math.random() * withinMs) }
+}

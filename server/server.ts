@@ -159,17 +159,19 @@ export class Server {
     const until = performance.now() + drainMs
     if (hub.hasOthers && hub.channels > 0) {
       const withinMs = Math.min(moveMs, drainMs / 2)
-      hub.sendAway(withinMs)
+      await hub.sendAway(withinMs)
       // Twice that: who goes last has to get there, too.
       const moved = Math.min(until, performance.now() + 2 * withinMs)
       while (hub.channels > 0 && performance.now() < moved) await pause(50)
     }
-    if (!hub.hasOthers) hub.goAway()
     const closed = once(this.#net, 'close') // that is: its last connection too
-    if (!hub.hasOthers) this.#net.close()
+    if (!hub.hasOthers) {
+      this.#net.close()
+      await hub.goAway()
+    }
     while (relay.busy > 0 && performance.now() < until) await pause(50)
     if (hub.hasOthers) this.#net.close()
-    hub.goAway()
+    await hub.goAway()
     relay.close()
     await Promise.race([closed, pause(lastWordsMs)])
     for (const socket of this.#sockets) socket.destroy()
@@ -206,7 +208,7 @@ export class Server {
     const remote = remoteOf(request.socket) // the channel must not keep the request alive
     if (request.url === controlPath && protocol === controlProtocol && !this.#draining)
       this.#webSockets.handleUpgrade(request, socket, head, (webSocket) =>
-        hub.accept(webSocket, remote, () => this.#prove(remote)),
+        hub.accept(webSocket, socket, remote, () => this.#prove(remote)),
       )
     else if (request.url === replicaPath && protocol === replicaProtocol && this.#isReplica(socket))
       this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => {

@@ -38,6 +38,8 @@ class FolderSource implements CatalogueSource {
   readonly #aborter = new AbortController()
   #files = new Map<string, FileState>()
   #reported = new Set<string>()
+  /** Files that could not be read the last time. */
+  #unread = 0
   #timer: NodeJS.Timeout | undefined
   #reading: Promise<void> = Promise.resolve()
   state: CatalogueState = emptyState
@@ -99,7 +101,11 @@ class FolderSource implements CatalogueSource {
       const file = await this.#readFile(name, problems)
       if (file !== undefined) files.set(name, file)
     }
+    const isSame = files.size === this.#files.size && [...files].every(([n, f]) => f === this.#files.get(n))
+    // Thousands of objects take a tenth of a second, each time that the folder is looked through.
+    if (isSame && problems.length === 0 && this.#unread === 0) return
     this.#files = files
+    this.#unread = problems.length
     const { state, diagnostics } = compile(withoutDuplicates(files, problems), this.state)
     this.#report([...problems, ...diagnostics])
     this.#publish(state)

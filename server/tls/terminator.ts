@@ -49,6 +49,7 @@ export class Terminator {
   /** Bytes that wait for their turn at the worker: one piece of each client at most. */
   readonly #waiting: { id: number; bytes: Uint8Array }[] = []
   #asked = 0
+  #askingSoon = false
   #lastId = 0
   #worker: Worker | undefined
   #ready = false
@@ -137,7 +138,17 @@ export class Terminator {
     else this.#silent?.refresh()
     const client = this.#clients.get(answer.id)
     if (client !== undefined) this.#pass(client, answer)
-    this.#ask()
+    this.#askSoon()
+  }
+
+  /** Not at once: what the worker answers while others of its answers are passed on would be of the same turn. */
+  #askSoon(): void {
+    if (this.#askingSoon) return
+    this.#askingSoon = true
+    setImmediate(() => {
+      this.#askingSoon = false
+      this.#ask()
+    })
   }
 
   #pass(client: Client, { bytes, done, error }: Answer): void {

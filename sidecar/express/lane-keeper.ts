@@ -5,6 +5,7 @@ import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import { identityOf, podServerName, spiffeIdOf } from '#shared/identity.ts'
 import type { Logger } from '#shared/log.ts'
 import { close, dup } from '#shared/pump/libc.ts'
+import { PeerMemory } from '../routing/peers.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
 import { introduce, lanePreamble, welcome } from '../tunnel/side.ts'
 import type { ExpressOrder, ExpressReport, LaneRoute, NewLane } from './messages.ts'
@@ -16,9 +17,8 @@ const maxInboundOfPeer = 8
 /** Of which it is not known yet who made them. */
 const maxUnnamed = 256
 const maxOutbound = 1_000
-/** A peer to which no lane can be made is left alone for so long, in ms; longer each time. */
-const minBlockedMs = 1_000
-const maxBlockedMs = 60_000
+/** A peer to which no lane can be made, or with which none lasts, is left alone for so long, in ms; longer each time. */
+const rests = { baseMs: 1_000, maxMs: 60_000 }
 
 export interface LaneKeeperOptions {
   trustDomain: string
@@ -29,6 +29,8 @@ export interface LaneKeeperOptions {
   tell: (order: ExpressOrder) => void
   metrics: SidecarMetrics
   log: Logger
+  /** The monotonic clock, in ms; for tests. */
+  now?: () => number
 }
 
 interface Kept {
@@ -39,6 +41,8 @@ interface Kept {
   isDialer: boolean
   /** It has been in use. */
   isUp: boolean
+  /** Since when. */
+  upMs: number
   /** Whether it has come up, once that is known. */
   readonly cameUp: PromiseWithResolvers<boolean>
   /** Ends its share of what strangers may have here. */
@@ -53,12 +57,15 @@ export class LaneKeeper {
   readonly #lanes = new Map<number, Kept>()
   /** What is being dialled, by peer. */
   readonly #dialling = new Set<string>()
-  readonly #blocked = new Map<string, { untilMs: number; forMs: number }>()
+  /** Of routes on which lanes failed lately. */
+  readonly #memory = new PeerMemory(Math.random, rests)
+  readonly #now: () => number
   #lastId = 0
   #draining = false
 
   constructor(options: LaneKeeperOptions) {
     this.#options = options
+    this.#now = options.now ?? (() => performance.now())
   }
 
   /** Lanes that are open. */
@@ -71,9 +78,8 @@ export class LaneKeeper {
     this.#leaveWorse(podUid, route)
     const known = this.#asGood(podUid, route)
     if (known !== undefined) return known.cameUp.promise
-    const key = `${route} ${podUid}`
-    const rests = (this.#blocked.get(key)?.untilMs ?? 0) > performance.now()
-    if (this.#draining || this.#dialling.has(podUid) || rests) return false
+    const isResting = (this.#memory.blockedUntil(podUid)[route] ?? 0) > this.#now()
+    if (this.#draining || this.#dialling.has(podUid) || isResting) return false
     if (this.#count((l) => l.isDialer) >= maxOutbound) return false
     this.#dialling.add(podUid)
     let lane: Kept | undefined
@@ -87,7 +93,7 @@ export class LaneKeeper {
       if (lane === undefined)
         throw new EdgeMeshError('limit', `Cannot open a lane to pod ${podUid}: there is no descriptor left.`)
     } catch (error) {
-      this.#block(key, error)
+      this.#onFailed(podUid, route, error)
       return false
     } finally {
       this.#dialling.delete(podUid)
@@ -127,18 +133,25 @@ export class LaneKeeper {
     if (report.type === 'named') this.#onNamed(lane, report.certificate)
     else if (report.type === 'up') {
       lane.isUp = true
+      lane.upMs = this.#now()
       lane.cameUp.resolve(true)
-      this.#blocked.delete(`${lane.route} ${lane.podUid}`)
+      if (lane.isDialer) this.#memory.succeeded(lane.podUid ?? '', lane.route)
       this.#tally(lane, 'up')
     } else if (report.type === 'retired') lane.isRetired = true
-    else {
-      this.#lanes.delete(lane.id)
-      lane.cameUp.resolve(false)
-      lane.proven()
-      if (!lane.isUp && !lane.isRetired) this.#tally(lane, 'failed')
-      if (lane.isDialer && !lane.isUp) this.#block(`${lane.route} ${lane.podUid}`, report.error)
-      this.#options.log.debug({ lane: lane.id, route: lane.route, why: report.error }, 'a lane is over')
-    }
+    else this.#onOver(lane, report.error)
+  }
+
+  #onOver(lane: Kept, why: string): void {
+    const { id, route, podUid = '', isUp, isRetired } = lane
+    this.#lanes.delete(id)
+    lane.cameUp.resolve(false)
+    lane.proven()
+    if (!isUp && !isRetired) this.#tally(lane, 'failed')
+    if (lane.isDialer && !isUp) this.#onFailed(podUid, route, why)
+    // A peer that lets go of each lane as soon as it is made must not be dialled for every connection.
+    else if (lane.isDialer && !isRetired)
+      this.#memory.ended(podUid, route, this.#now() - lane.upMs, this.#now())
+    this.#options.log.debug({ lane: id, route, why }, 'a lane is over')
   }
 
   /** The worker is gone, and all lanes with it. */
@@ -189,7 +202,7 @@ export class LaneKeeper {
     const id = ++this.#lastId
     const cameUp = Promise.withResolvers<boolean>()
     const [podUid, isDialer] = [client?.podUid, client !== undefined]
-    const lane: Kept = { id, route, podUid, isDialer, isUp: false, isRetired: false, cameUp, proven }
+    const lane: Kept = { id, route, podUid, isDialer, isUp: false, upMs: 0, isRetired: false, cameUp, proven }
     this.#lanes.set(id, lane)
     this.#options.tell({ type: 'lane', lane: { id, fd: copy, route, ...(client && { client }) } })
     return lane
@@ -233,15 +246,12 @@ export class LaneKeeper {
     this.#options.metrics.lanes.inc({ side: isDialer ? 'dialer' : 'acceptor', outcome })
   }
 
-  #block(key: string, error: unknown): void {
-    const before = this.#blocked.get(key)
-    const forMs = before === undefined ? minBlockedMs : Math.min(maxBlockedMs, before.forMs * 2)
-    if (before === undefined)
+  #onFailed(podUid: string, route: LaneRoute, error: unknown): void {
+    if (this.#memory.failures(podUid, route) === 0)
       this.#options.log.info(
-        { peer: key, error: sentenceOf(error) },
+        { peer: podUid, route, error: sentenceOf(error) },
         'no lane to this pod: it stays on its session',
       )
-    if (this.#blocked.size >= maxOutbound) this.#blocked.clear()
-    this.#blocked.set(key, { untilMs: performance.now() + forMs, forMs })
+    this.#memory.failed(podUid, route, this.#now())
   }
 }

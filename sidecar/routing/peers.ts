@@ -1,9 +1,13 @@
 import { fullJitter } from '#shared/lifecycle.ts'
 import type { TunnelRoute } from './plan.ts'
 
-/** A route that failed rests between half of this and all of it, doubling up to the cap; in ms. */
-const baseRestMs = 5_000
-const maxRestMs = 5 * 60_000
+/** What failed rests between half of the base and one and a half of it, doubling up to the cap; in ms. */
+export interface Rests {
+  baseMs: number
+  maxMs: number
+}
+
+const routeRests: Rests = { baseMs: 5_000, maxMs: 5 * 60_000 }
 /** Peers remembered; the least recently used go first. */
 const maxPeers = 5_000
 
@@ -20,9 +24,11 @@ interface Memory {
 export class PeerMemory {
   readonly #peers = new Map<string, Partial<Record<TunnelRoute, Memory>>>()
   readonly #random: () => number
+  readonly #rests: Rests
 
-  constructor(random: () => number = Math.random) {
+  constructor(random: () => number = Math.random, rests = routeRests) {
     this.#random = random
+    this.#rests = rests
   }
 
   blockedUntil(podUid: string): Partial<Record<TunnelRoute, number>> {
@@ -39,7 +45,8 @@ export class PeerMemory {
   failed(podUid: string, route: TunnelRoute, now: number): void {
     const routes = this.#peers.get(podUid) ?? {}
     const failures = (routes[route]?.failures ?? 0) + 1
-    const rest = baseRestMs / 2 + fullJitter(failures - 1, baseRestMs, maxRestMs, this.#random)
+    const { baseMs, maxMs } = this.#rests
+    const rest = baseMs / 2 + fullJitter(failures - 1, baseMs, maxMs, this.#random)
     routes[route] = { failures, until: now + rest }
     this.#peers.delete(podUid)
     this.#peers.set(podUid, routes)

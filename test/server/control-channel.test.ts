@@ -54,6 +54,23 @@ describe('a hello', () => {
     await client.close()
   })
 
+  it('is answered in one TLS record, and so is a change', async () => {
+    const client = await TestClient.open(server)
+    const raw = (client.socket as unknown as { _socket: import('node:net').Socket })._socket
+    let records = 0
+    raw.on('data', () => records++) // TLS gives each record by itself
+    client.socket.on('ping', () => records--)
+    await client.hello(server, alice, { subscriptions: ['shop/echo'] })
+    await client.next('endpoints')
+    expect(records).toBe(1)
+    await server.put('echo', serviceManifest('echo', 81), sliceManifest('echo', alice, true, 7070))
+    await client.next('self')
+    expect(client.received.slice(-3).map((m) => m.type)).toEqual(['index', 'endpoints', 'self'])
+    expect(records).toBe(2)
+    await server.put('echo', serviceManifest('echo'), sliceManifest('echo', alice))
+    await client.close()
+  })
+
   it('must come first', async () => {
     const client = await TestClient.open(server)
     client.send({ type: 'renew', request: await requestFor(server, alice) })

@@ -20,6 +20,7 @@ const certificates: Record<string, Uint8Array> = {}
 let orders: ExpressOrder[]
 let keeper: LaneKeeper
 let hasWorker: boolean
+let now: number
 
 beforeAll(async () => {
   const folder = mkdtempSync(join(tmpdir(), 'keeper-'))
@@ -35,6 +36,7 @@ beforeAll(async () => {
 beforeEach(() => {
   orders = []
   hasWorker = true
+  now = 1_000
   keeper = new LaneKeeper({
     trustDomain,
     ready: async () => hasWorker,
@@ -45,6 +47,7 @@ beforeEach(() => {
     },
     metrics: new SidecarMetrics(),
     log: pino({ level: 'silent' }),
+    now: () => now,
   })
   return () => keeper.onExit()
 })
@@ -105,7 +108,36 @@ describe('a lane to a peer', () => {
     expect(await ensure('far')).toBe(true)
     expect(keeper.size).toBe(2)
     keeper.onReport({ type: 'up', id: 2 })
+    now += 60_000
     keeper.onReport({ type: 'over', id: 2, error: 'it broke' })
+    expect(await ensure('far')).toBe(true)
+  })
+
+  it('that ends as soon as it is made is made again ever more rarely, until one lasts', async () => {
+    /** Makes lanes that live for so long, and gives the longest time that none could be made after one, in ms. */
+    const restAfter = async (livesMs: number) => {
+      const id = orders.findLast((o) => o.type === 'lane')?.lane.id ?? 0
+      keeper.onReport({ type: 'up', id })
+      now += livesMs
+      keeper.onReport({ type: 'over', id, error: 'it ended' })
+      for (const from = now; ; now += 250) if (await ensure('far')) return now - from
+    }
+    await ensure('far')
+    const rests: number[] = []
+    for (let i = 0; i < 8; i++) rests.push(await restAfter(10))
+    for (const [i, rest] of rests.entries()) {
+      expect(rest).toBeGreaterThanOrEqual(500)
+      expect(rest).toBeLessThanOrEqual(500 + Math.min(60_000, 1_000 * 2 ** i) + 250)
+    }
+    expect(await restAfter(60_000)).toBe(0)
+    expect(await restAfter(10)).toBeLessThanOrEqual(1_750)
+  })
+
+  it('rests on its own route only', async () => {
+    await ensure('far', () => undefined, 'relayed')
+    keeper.onReport({ type: 'up', id: 1 })
+    keeper.onReport({ type: 'over', id: 1, error: 'it ended' })
+    expect(await ensure('far', () => undefined, 'relayed')).toBe(false)
     expect(await ensure('far')).toBe(true)
   })
 

@@ -1,0 +1,25 @@
+/** Thousands that are each asked for a sign of life at the same interval, but not all of them at the same moment. */
+export class Heartbeat<T> {
+  readonly #parts: readonly Set<T>[]
+  #next = 0
+
+  constructor(parts: number) {
+    this.#parts = Array.from({ length: parts }, () => new Set<T>())
+  }
+
+  /** Takes a place in the smallest part. */
+  add(one: T): void {
+    this.#parts.reduce((least, part) => (part.size < least.size ? part : least)).add(one)
+  }
+
+  delete(one: T): void {
+    for (const part of this.#parts) if (part.delete(one)) return
+  }
+
+  /** The part whose turn it is: the same again after all others. */
+  next(): Iterable<T> {
+    const part = this.#parts[this.#next] ?? []
+    this.#next = (this.#next + 1) % this.#parts.length
+    return part
+  }
+}
