@@ -18,6 +18,8 @@ export interface Capture {
   /** What the workload asked to be left alone: CIDRs, and TCP ports wherever they are. */
   excludedCidrs?: readonly string[]
   excludedPorts?: readonly number[]
+  /** The interceptor listens on all of loopback: each service has an address of its own there. IPv4 only. */
+  spread?: boolean
 }
 
 /** Chains of ours and their rules, as iptables-save prints them without the leading `-A CHAIN`. */
@@ -33,6 +35,14 @@ const tcpChain = 'EDGE-MESH-TCP'
 const queryChain = 'EDGE-MESH-DNS-OUT'
 const replyChain = 'EDGE-MESH-DNS-IN'
 const reclaimChain = 'EDGE-MESH-RECLAIM'
+
+/**
+ * Where captured connections arrive: the kernel chooses by source and destination address, so those of each service
+ * meet at an address of their own. On one address for all, apps would have one source port at a time for all services
+ * together, and one that was used for another service in the last minute finds the interceptor's socket in TIME_WAIT,
+ * whose timestamps are not comparable: the SYN is thrown away, and a second is lost.
+ */
+const spreadOver = '127.64.0.0-127.127.255.255'
 
 const comment = (text: string) => `-m comment --comment "${text}"`
 
@@ -83,7 +93,11 @@ export function tablesFor(capture: Capture): Table[] {
     ),
     ...serviceCidrs.map((cidr) => `-d ${host(cidr)} -p tcp ${comment('edgemesh services')} -j ${tcpChain}`),
   ]
-  const redirect = `-p tcp ${comment('to the intercepting proxy')} -j REDIRECT --to-ports ${ports.interceptor}`
+  const target =
+    capture.spread === true && family === 4
+      ? `DNAT --to-destination ${spreadOver}:${ports.interceptor}`
+      : `REDIRECT --to-ports ${ports.interceptor}`
+  const redirect = `-p tcp ${comment('to the intercepting proxy')} -j ${target}`
   const nat: Table = {
     name: 'nat',
     chains: [

@@ -71,6 +71,31 @@ describe.each(['nft', 'legacy'])('init on the real kernel with iptables-%s', (ba
     expect(asSidecar.stdout).not.toContain(' connected')
   })
 
+  it('has one source port serve several services within a minute, each at an address of its own', async () => {
+    const interceptor = await pod.start('intercept.ts', ['arrivals'])
+    const services = ['10.96.0.12', '10.96.0.13', '10.96.0.14']
+    const places = [...services, ...services].flatMap((address) => [address, '2701'])
+    const { stdout } = await pod.run([process.execPath, script('one-port.ts'), '34567', ...places])
+    expect(stdout).toBe('')
+    const arrivals = (await interceptor.stop()).map((line) => line.split(' '))
+    expect(arrivals.map(([address]) => address)).toEqual([...services, ...services])
+    const [first, second] = [arrivals.slice(0, 3), arrivals.slice(3)]
+    expect(new Set(first.map(([, , at]) => at)).size).toBe(3)
+    expect(second.map(([, , at]) => at)).toEqual(first.map(([, , at]) => at))
+    for (const [, , at] of arrivals) expect(at).toMatch(/^127\./)
+    // The kernel had no need to give it another port, which might be one that waits.
+    expect(arrivals.map(([, , , from]) => from)).toEqual(arrivals.map(() => '34567'))
+  })
+
+  it('listens where nobody outside the pod can connect to', async () => {
+    const interceptor = await pod.start('intercept.ts', [])
+    const { stdout } = await pod.run([process.execPath, script('connect.ts'), '10.9.0.1', '40001'], {
+      world: true,
+    })
+    expect(stdout).toBe('10.9.0.1 ECONNREFUSED\n')
+    await interceptor.stop()
+  })
+
   it('captures an ignored service from when the sidecar says that its label is gone, until it is back', async () => {
     const places = ['10.96.3.4', '80', 'fd00:10:96::34', '80']
     const captured = async (label: 'gone' | 'back', uid: number) => {

@@ -29,8 +29,13 @@ describe('the rules', () => {
     ['ipv4', v4],
     ['ipv6', v6],
     ['ipv4-reclaimable', { ...v4, reclaimable: true }],
+    ['ipv4-spread', { ...v4, spread: true }],
   ])('of %s are the golden ones', async (name, capture) => {
     await expect(renderInstall(tablesFor(capture), '')).toMatchFileSnapshot(`golden/${name}.rules`)
+  })
+
+  it('know one address only on loopback of IPv6', () => {
+    expect(tablesFor({ ...v6, spread: true })).toEqual(tablesFor(v6))
   })
 
   it('are none where a family has nothing to capture', () => {
