@@ -34,6 +34,8 @@ export const rootChain = 'EDGE-MESH'
 const tcpChain = 'EDGE-MESH-TCP'
 const queryChain = 'EDGE-MESH-DNS-OUT'
 const replyChain = 'EDGE-MESH-DNS-IN'
+const serviceOutChain = 'EDGE-MESH-OUT'
+const serviceInChain = 'EDGE-MESH-IN'
 const reclaimChain = 'EDGE-MESH-RECLAIM'
 
 /**
@@ -108,6 +110,7 @@ export function tablesFor(capture: Capture): Table[] {
   }
   const raw = [
     ...(servers.length === 0 ? [] : [untrackedDns(servers.map(host))]),
+    ...(serviceCidrs.length === 0 ? [] : [untrackedServices(serviceCidrs.map(host))]),
     ...(reclaimable ? [reclaiming(family)] : []),
   ]
   if (raw.length === 0) return [nat]
@@ -171,6 +174,32 @@ function untrackedDns(servers: readonly string[]): Pick<Table, 'chains' | 'jumps
     jumps: [
       { from: 'OUTPUT', rule: `${comment('edgemesh dns')} -j ${queryChain}` },
       { from: 'PREROUTING', rule: `${comment('edgemesh dns')} -j ${replyChain}` },
+    ],
+  }
+}
+
+/**
+ * The same for services: the sidecar dials an address of theirs itself while it does not know the service yet. The entry
+ * of that would send an app's next connection from the same source port out of the pod, and the entry of an app's the
+ * sidecar's into itself. What comes in from a service is for the sidecar, as the apps' connections never leave.
+ */
+function untrackedServices(cidrs: readonly string[]): Pick<Table, 'chains' | 'jumps'> {
+  const text = comment('connections of the sidecar to services are not tracked')
+  const owner = `-m owner --uid-owner ${SIDECAR_UID}`
+  return {
+    chains: [
+      {
+        name: serviceOutChain,
+        rules: cidrs.map((cidr) => `-d ${cidr} -p tcp ${owner} ${text} -j CT --notrack`),
+      },
+      {
+        name: serviceInChain,
+        rules: cidrs.map((cidr) => `-s ${cidr} ! -i lo -p tcp ${text} -j CT --notrack`),
+      },
+    ],
+    jumps: [
+      { from: 'OUTPUT', rule: `${comment('edgemesh services')} -j ${serviceOutChain}` },
+      { from: 'PREROUTING', rule: `${comment('edgemesh services')} -j ${serviceInChain}` },
     ],
   }
 }

@@ -87,6 +87,22 @@ describe.each(['nft', 'legacy'])('init on the real kernel with iptables-%s', (ba
     expect(arrivals.map(([, , , from]) => from)).toEqual(arrivals.map(() => '34567'))
   })
 
+  it('tells the app’s connections to a service from the sidecar’s to the same address, from the same source ports', async () => {
+    const interceptor = await pod.start('intercept.ts', [])
+    const dial = (port: string, uid: number) =>
+      pod.run(
+        [process.execPath, script('one-port.ts'), port, '10.96.0.15', '2701', 'fd00:10:96::f', '2701'],
+        { uid },
+      )
+    const [first, second] = [await dial('34568', 1337), await dial('34568', 1000)] // what the first leaves must not matter
+    const [third, fourth] = [await dial('34569', 1000), await dial('34569', 1337)]
+    expect((await interceptor.stop()).toSorted()).toEqual(
+      ['10.96.0.15 2701', '10.96.0.15 2701', 'fd00:10:96::f 2701', 'fd00:10:96::f 2701'].toSorted(),
+    )
+    for (const { stdout } of [second, third]) expect(stdout).toBe('')
+    for (const { stdout } of [first, fourth]) expect(stdout).toMatch(/^10\.96\.0\.15 .+\nfd00:10:96::f .+\n$/)
+  })
+
   it('listens where nobody outside the pod can connect to', async () => {
     const interceptor = await pod.start('intercept.ts', [])
     const { stdout } = await pod.run([process.execPath, script('connect.ts'), '10.9.0.1', '40001'], {

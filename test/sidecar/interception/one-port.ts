@@ -7,6 +7,7 @@ for (let i = 0; i < places.length; i += 2) {
   const [host = '', port = ''] = places.slice(i)
   const socket = connect({ host, port: Number(port), localPort: Number(localPort) })
   socket.resume()
+  socket.setTimeout(500, () => socket.destroy(new Error('no answer')))
   const { promise, resolve } = Promise.withResolvers<void>()
   socket.once('error', (error) => {
     console.log(`${host} ${error.message}`)
