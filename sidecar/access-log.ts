@@ -45,37 +45,9 @@ export class AccessLog {
     this.#openElsewhere = open
   }
 
-  /** A connection that was carried elsewhere, once it is over; its metrics are `count`ed with others like it. */
-  record(
-    opened: Opened,
-    chosen: Chosen & { route: string },
-    { sent = 0, received = 0, ...closed }: Closed,
-    { connectMs, durationMs }: { connectMs: number | undefined; durationMs: number },
-  ): void {
-    const bytes = { bytesSent: sent, bytesReceived: received, durationMs: round(durationMs) }
-    const { closeReason, error } = closed
-    const line = {
-      ...opened,
-      ...chosen,
-      ...bytes,
-      connectMs: connectMs && round(connectMs),
-      closeReason,
-      error,
-    }
-    this.#log.info(line, 'connection')
-    if (connectMs !== undefined)
-      this.#metrics.connectSeconds.observe({ route: chosen.route }, connectMs / 1_000)
-  }
-
-  count(
-    direction: Opened['direction'],
-    route: string,
-    outcome: string,
-    total: { connections: number; sent: number; received: number },
-  ): void {
-    this.#metrics.connections.inc({ direction, route, outcome }, total.connections)
-    this.#metrics.bytes.inc({ direction, way: 'sent' }, total.sent)
-    this.#metrics.bytes.inc({ direction, way: 'received' }, total.received)
+  /** For connections that were carried elsewhere, once they are over, and are alike in all but their figures. */
+  alike(opened: Opened, chosen: Chosen & { route: string }, closed: Closed): Alike {
+    return new Alike(opened, chosen, closed, this.#log, this.#metrics)
   }
 
   open(opened: Opened): Entry {
@@ -84,6 +56,61 @@ export class AccessLog {
       this.#open--
       this.#log.info(line, 'connection')
     })
+  }
+}
+
+/** What many lines have in common is made text once: a line for itself costs more than all else that is left to be done. */
+export class Alike {
+  readonly #direction: Opened['direction']
+  readonly #route: { route: string }
+  readonly #closed: Closed
+  readonly #log: Logger
+  readonly #metrics: SidecarMetrics
+  #connections = 0
+  #sent = 0
+  #received = 0
+
+  constructor(
+    opened: Opened,
+    chosen: Chosen & { route: string },
+    closed: Closed,
+    log: Logger,
+    metrics: SidecarMetrics,
+  ) {
+    this.#direction = opened.direction
+    this.#route = { route: chosen.route }
+    this.#closed = closed
+    this.#log = log.child({ ...opened, ...chosen })
+    this.#metrics = metrics
+  }
+
+  get connections(): number {
+    return this.#connections
+  }
+
+  record(sent: number, received: number, durationMs: number, connectMs: number | undefined): void {
+    this.#connections++
+    this.#sent += sent
+    this.#received += received
+    const { closeReason, error } = this.#closed
+    const line = {
+      bytesSent: sent,
+      bytesReceived: received,
+      durationMs: round(durationMs),
+      connectMs: connectMs && round(connectMs),
+      closeReason,
+      error,
+    }
+    this.#log.info(line, 'connection')
+    if (connectMs !== undefined) this.#metrics.connectSeconds.observe(this.#route, connectMs / 1_000)
+  }
+
+  /** Counts them in the metrics; to be called once. */
+  count(): void {
+    const [direction, { route }, outcome] = [this.#direction, this.#route, this.#closed.closeReason]
+    this.#metrics.connections.inc({ direction, route, outcome }, this.#connections)
+    this.#metrics.bytes.inc({ direction, way: 'sent' }, this.#sent)
+    this.#metrics.bytes.inc({ direction, way: 'received' }, this.#received)
   }
 }
 

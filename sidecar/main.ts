@@ -1,7 +1,11 @@
 import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
+import { giveBackGarbage } from '#shared/garbage.ts'
 import { Lifecycle } from '#shared/lifecycle.ts'
 import { createLogger } from '#shared/log.ts'
 import { readConfig } from './config.ts'
+
+/** So long after it serves, in ms, a sidecar that starts has its sessions, catalogue and certificate. */
+const settledMs = 2_000
 
 const help = `EdgeMesh sidecar: carries a pod's service traffic across sites.
 
@@ -62,6 +66,7 @@ async function run(rest: string[]): Promise<number | undefined> {
   })
   const { startSidecar } = await import('./sidecar.ts')
   await startSidecar(config, lifecycle, log)
+  setTimeout(giveBackGarbage, settledMs).unref()
   return undefined
 }
 

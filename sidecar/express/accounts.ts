@@ -1,16 +1,6 @@
-import type { AccessLog } from '../access-log.ts'
+import type { AccessLog, Alike } from '../access-log.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
 import { type ExpressReport, endings, figuresEach, REFUSED } from './messages.ts'
-
-/** Connections of one batch that are alike. */
-interface Total {
-  direction: 'inbound' | 'outbound'
-  route: string
-  outcome: string
-  connections: number
-  sent: number
-  received: number
-}
 
 /** Writes the access lines of connections that the worker has carried, and counts them. */
 export function account(
@@ -18,30 +8,29 @@ export function account(
   accessLog: AccessLog,
   metrics: SidecarMetrics,
 ): void {
-  const totals = new Map<string, Total>()
+  const groups = new Map<number, Alike>()
   for (let at = 0; at < figures.length; at += figuresEach) {
-    const about = abouts[figures[at] ?? 0]
-    const ending = figures[at + 1] ?? 0
-    const closed = endings[ending]
-    const [sent = 0, received = 0, connectMs = 0, durationMs = 0] = figures.subarray(at + 2, at + figuresEach)
-    if (about === undefined || closed === undefined) continue
-    const { direction, destination, peer, ...chosen } = about
-    const opened = { direction, destination, ...(peer && { peer }) }
-    const times = { connectMs: connectMs === 0 ? undefined : connectMs, durationMs }
-    accessLog.record(opened, chosen, { sent, received, ...closed }, times)
-    if (direction === 'inbound' && ending >= REFUSED)
-      metrics.inboundRefused.inc({ reason: closed.closeReason })
-    const [route, outcome] = [about.route, closed.closeReason]
-    const name = `${direction} ${route} ${outcome}`
-    const total = totals.get(name) ?? { direction, route, outcome, connections: 0, sent: 0, received: 0 }
-    totals.set(name, total)
-    total.connections++
-    total.sent += sent
-    total.received += received
+    const [index, ending] = [figures[at] ?? 0, figures[at + 1] ?? 0]
+    const name = index * endings.length + ending
+    let group = groups.get(name)
+    if (group === undefined) {
+      const [about, closed] = [abouts[index], endings[ending]]
+      if (about === undefined || closed === undefined) continue
+      const { direction, destination, peer, ...chosen } = about
+      group = accessLog.alike({ direction, destination, ...(peer && { peer }) }, chosen, closed)
+      groups.set(name, group)
+    }
+    const connectMs = figures[at + 4] || undefined // 0 where it came to none
+    group.record(figures[at + 2] ?? 0, figures[at + 3] ?? 0, figures[at + 5] ?? 0, connectMs)
   }
-  for (const total of totals.values()) {
-    const { direction, route, outcome, connections } = total
-    accessLog.count(direction, route, outcome, total)
+  for (const [name, group] of groups) {
+    const ending = name % endings.length
+    const direction = abouts[Math.floor(name / endings.length)]?.direction
+    group.count()
+    const { connections } = group
     if (direction === 'outbound') metrics.express.inc({ outcome: 'carried' }, connections)
+    const reason = endings[ending]?.closeReason
+    if (direction === 'inbound' && ending >= REFUSED && reason !== undefined)
+      metrics.inboundRefused.inc({ reason }, connections)
   }
 }

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { BlockList, isIP } from 'node:net'
+import { release } from 'node:os'
 import { Command, CommanderError, Option } from 'commander'
 import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import { parseResolvConf } from '../dns/resolv-conf.ts'
@@ -7,6 +8,7 @@ import type { Destination } from '../services/destination.ts'
 import type { BackendName } from './backend.ts'
 import { backendNames } from './backend.ts'
 import { cleanup, findBackend, install, preview } from './install.ts'
+import { mayBindToDevice } from './loopback.ts'
 import { probeCommand, probeKernel } from './probe.ts'
 import { byFamily, type Capture } from './rules.ts'
 
@@ -150,6 +152,7 @@ function capturesOf(options: InitOptions): Capture[] {
     ignoredAddresses: ignored[family],
     excludedCidrs: excluded[family],
     excludedPorts,
+    spread: mayBindToDevice(release()),
   }))
 }
 

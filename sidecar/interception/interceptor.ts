@@ -5,6 +5,7 @@ import type { Logger } from '#shared/log.ts'
 import { close, dup, setListening } from '#shared/pump/libc.ts'
 import { resetStream } from '#shared/reset.ts'
 import type { Destination } from '../services/destination.ts'
+import { loopbackSocket } from './loopback.ts'
 import { originalDestination } from './original-destination.ts'
 
 /** Captured connections open at once; the kernel refuses more. Each costs two file descriptors at most. */
@@ -12,7 +13,7 @@ export const maxConnections = 8_000
 const backlog = 4_096
 
 export interface InterceptorOptions {
-  /** Loopback only: nothing outside the pod can reach the interceptor. */
+  /** Loopback only: nothing outside the pod can reach the interceptor. Of IPv4 it is all of loopback, where possible. */
   addresses: readonly ('127.0.0.1' | '::1')[]
   port: number
   /** Takes the socket over, paused: nothing of the app's bytes has been read. */
@@ -36,7 +37,8 @@ export class Interceptor {
   async listen(): Promise<void> {
     const { addresses, port } = this.#options
     for (const host of addresses) {
-      const server = await this.#serve({ host, port, backlog })
+      const fd4 = host === '127.0.0.1' ? loopbackSocket(port) : -1
+      const server = await this.#serve(fd4 < 0 ? { host, port } : { fd: fd4 }, `${host} port ${port}`)
       const fd = dup((server as Server & { _handle: { fd: number } })._handle.fd)
       if (fd >= 0) this.#listeners.push({ fd, family: host === '::1' ? 6 : 4 })
     }
@@ -53,7 +55,7 @@ export class Interceptor {
   /** Accepts again after `handOver`. */
   async takeBack(): Promise<void> {
     if (this.#closed || this.#servers.length > 0) return
-    for (const { fd } of this.#listeners) await this.#serve({ fd: dup(fd) })
+    for (const { fd } of this.#listeners) await this.#serve({ fd: dup(fd) }, 'the port that it had')
   }
 
   /** A connection that was accepted; its socket is paused and nothing has been read. */
@@ -76,19 +78,16 @@ export class Interceptor {
     for (const { fd } of this.#listeners.splice(0)) close(fd)
   }
 
-  async #serve(where: ListenOptions & { fd?: number }): Promise<Server> {
+  async #serve(where: ListenOptions & { fd?: number }, name: string): Promise<Server> {
     const { log } = this.#options
     const server = createServer({ allowHalfOpen: true, pauseOnConnect: true, noDelay: true, keepAlive: true })
     server.maxConnections = maxConnections
     server.on('connection', (socket) => this.accept(socket))
     const { promise, resolve, reject } = Promise.withResolvers<void>()
-    const { host, port } = where
     server.once('error', (error) =>
-      reject(
-        new EdgeMeshError('bad-config', `Cannot listen on ${host} port ${port}: ${error.message}.`, error),
-      ),
+      reject(new EdgeMeshError('bad-config', `Cannot listen on ${name}: ${error.message}.`, error)),
     )
-    server.listen(where, resolve)
+    server.listen(where, backlog, resolve) // in `where` it would be ignored beside a descriptor
     await promise
     server.on('error', (error) => log.error({ error: sentenceOf(error) }, 'the interceptor cannot accept'))
     this.#servers.push(server)

@@ -18,6 +18,8 @@ export interface Capture {
   /** What the workload asked to be left alone: CIDRs, and TCP ports wherever they are. */
   excludedCidrs?: readonly string[]
   excludedPorts?: readonly number[]
+  /** The interceptor listens on all of loopback: each service has an address of its own there. IPv4 only. */
+  spread?: boolean
 }
 
 /** Chains of ours and their rules, as iptables-save prints them without the leading `-A CHAIN`. */
@@ -32,7 +34,17 @@ export const rootChain = 'EDGE-MESH'
 const tcpChain = 'EDGE-MESH-TCP'
 const queryChain = 'EDGE-MESH-DNS-OUT'
 const replyChain = 'EDGE-MESH-DNS-IN'
+const serviceOutChain = 'EDGE-MESH-OUT'
+const serviceInChain = 'EDGE-MESH-IN'
 const reclaimChain = 'EDGE-MESH-RECLAIM'
+
+/**
+ * Where captured connections arrive: the kernel chooses by source and destination address, so those of each service
+ * meet at an address of their own. On one address for all, apps would have one source port at a time for all services
+ * together, and one that was used for another service in the last minute finds the interceptor's socket in TIME_WAIT,
+ * whose timestamps are not comparable: the SYN is thrown away, and a second is lost.
+ */
+const spreadOver = '127.64.0.0-127.127.255.255'
 
 const comment = (text: string) => `-m comment --comment "${text}"`
 
@@ -83,7 +95,11 @@ export function tablesFor(capture: Capture): Table[] {
     ),
     ...serviceCidrs.map((cidr) => `-d ${host(cidr)} -p tcp ${comment('edgemesh services')} -j ${tcpChain}`),
   ]
-  const redirect = `-p tcp ${comment('to the intercepting proxy')} -j REDIRECT --to-ports ${ports.interceptor}`
+  const target =
+    capture.spread === true && family === 4
+      ? `DNAT --to-destination ${spreadOver}:${ports.interceptor}`
+      : `REDIRECT --to-ports ${ports.interceptor}`
+  const redirect = `-p tcp ${comment('to the intercepting proxy')} -j ${target}`
   const nat: Table = {
     name: 'nat',
     chains: [
@@ -94,6 +110,7 @@ export function tablesFor(capture: Capture): Table[] {
   }
   const raw = [
     ...(servers.length === 0 ? [] : [untrackedDns(servers.map(host))]),
+    ...(serviceCidrs.length === 0 ? [] : [untrackedServices(serviceCidrs.map(host))]),
     ...(reclaimable ? [reclaiming(family)] : []),
   ]
   if (raw.length === 0) return [nat]
@@ -157,6 +174,32 @@ function untrackedDns(servers: readonly string[]): Pick<Table, 'chains' | 'jumps
     jumps: [
       { from: 'OUTPUT', rule: `${comment('edgemesh dns')} -j ${queryChain}` },
       { from: 'PREROUTING', rule: `${comment('edgemesh dns')} -j ${replyChain}` },
+    ],
+  }
+}
+
+/**
+ * The same for services: the sidecar dials an address of theirs itself while it does not know the service yet. The entry
+ * of that would send an app's next connection from the same source port out of the pod, and the entry of an app's the
+ * sidecar's into itself. What comes in from a service is for the sidecar, as the apps' connections never leave.
+ */
+function untrackedServices(cidrs: readonly string[]): Pick<Table, 'chains' | 'jumps'> {
+  const text = comment('connections of the sidecar to services are not tracked')
+  const owner = `-m owner --uid-owner ${SIDECAR_UID}`
+  return {
+    chains: [
+      {
+        name: serviceOutChain,
+        rules: cidrs.map((cidr) => `-d ${cidr} -p tcp ${owner} ${text} -j CT --notrack`),
+      },
+      {
+        name: serviceInChain,
+        rules: cidrs.map((cidr) => `-s ${cidr} ! -i lo -p tcp ${text} -j CT --notrack`),
+      },
+    ],
+    jumps: [
+      { from: 'OUTPUT', rule: `${comment('edgemesh services')} -j ${serviceOutChain}` },
+      { from: 'PREROUTING', rule: `${comment('edgemesh services')} -j ${serviceInChain}` },
     ],
   }
 }

@@ -31,7 +31,7 @@ function describeStep(step: Step, number: number): string {
   return [
     `  ${bold(String(number))}  client on ${step.from}  telnets  ${bold(`${step.name}:2701`)}`,
     ...resolved,
-    row('redirected', `${step.clusterIP}:2701 to 127.0.0.1:40001`, 'chain EDGE-MESH-TCP, in the pod'),
+    row('redirected', `${step.clusterIP}:2701 to port 40001 on loopback`, 'chain EDGE-MESH-TCP, in the pod'),
     row('recovered', step.recovered, 'getsockopt(SO_ORIGINAL_DST)'),
     row('endpoint', `${step.endpoint} on ${step.to}`),
     row(

@@ -1,5 +1,6 @@
 import { parentPort, receiveMessageOnPort } from 'node:worker_threads'
 import { sentenceOf } from '../errors.ts'
+import { giveBackGarbage } from '../garbage.ts'
 import { type Connection, JoinedSockets, SideConnection } from './connections.ts'
 import { PipePool, type Port } from './lanes.ts'
 import { Loop } from './loop.ts'
@@ -40,6 +41,7 @@ export class PumpWorker {
   }
 
   run(): never {
+    giveBackGarbage()
     report({ type: 'ready' })
     return this.loop.run()
   }

@@ -71,6 +71,47 @@ describe.each(['nft', 'legacy'])('init on the real kernel with iptables-%s', (ba
     expect(asSidecar.stdout).not.toContain(' connected')
   })
 
+  it('has one source port serve several services within a minute, each at an address of its own', async () => {
+    const interceptor = await pod.start('intercept.ts', ['arrivals'])
+    const services = ['10.96.0.12', '10.96.0.13', '10.96.0.14']
+    const places = [...services, ...services].flatMap((address) => [address, '2701'])
+    const { stdout } = await pod.run([process.execPath, script('one-port.ts'), '34567', ...places])
+    expect(stdout).toBe('')
+    const arrivals = (await interceptor.stop()).map((line) => line.split(' '))
+    expect(arrivals.map(([address]) => address)).toEqual([...services, ...services])
+    const [first, second] = [arrivals.slice(0, 3), arrivals.slice(3)]
+    expect(new Set(first.map(([, , at]) => at)).size).toBe(3)
+    expect(second.map(([, , at]) => at)).toEqual(first.map(([, , at]) => at))
+    for (const [, , at] of arrivals) expect(at).toMatch(/^127\./)
+    // The kernel had no need to give it another port, which might be one that waits.
+    expect(arrivals.map(([, , , from]) => from)).toEqual(arrivals.map(() => '34567'))
+  })
+
+  it('tells the app’s connections to a service from the sidecar’s to the same address, from the same source ports', async () => {
+    const interceptor = await pod.start('intercept.ts', [])
+    const dial = (port: string, uid: number) =>
+      pod.run(
+        [process.execPath, script('one-port.ts'), port, '10.96.0.15', '2701', 'fd00:10:96::f', '2701'],
+        { uid },
+      )
+    const [first, second] = [await dial('34568', 1337), await dial('34568', 1000)] // what the first leaves must not matter
+    const [third, fourth] = [await dial('34569', 1000), await dial('34569', 1337)]
+    expect((await interceptor.stop()).toSorted()).toEqual(
+      ['10.96.0.15 2701', '10.96.0.15 2701', 'fd00:10:96::f 2701', 'fd00:10:96::f 2701'].toSorted(),
+    )
+    for (const { stdout } of [second, third]) expect(stdout).toBe('')
+    for (const { stdout } of [first, fourth]) expect(stdout).toMatch(/^10\.96\.0\.15 .+\nfd00:10:96::f .+\n$/)
+  })
+
+  it('listens where nobody outside the pod can connect to', async () => {
+    const interceptor = await pod.start('intercept.ts', [])
+    const { stdout } = await pod.run([process.execPath, script('connect.ts'), '10.9.0.1', '40001'], {
+      world: true,
+    })
+    expect(stdout).toBe('10.9.0.1 ECONNREFUSED\n')
+    await interceptor.stop()
+  })
+
   it('captures an ignored service from when the sidecar says that its label is gone, until it is back', async () => {
     const places = ['10.96.3.4', '80', 'fd00:10:96::34', '80']
     const captured = async (label: 'gone' | 'back', uid: number) => {

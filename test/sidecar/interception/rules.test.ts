@@ -29,16 +29,22 @@ describe('the rules', () => {
     ['ipv4', v4],
     ['ipv6', v6],
     ['ipv4-reclaimable', { ...v4, reclaimable: true }],
+    ['ipv4-spread', { ...v4, spread: true }],
   ])('of %s are the golden ones', async (name, capture) => {
     await expect(renderInstall(tablesFor(capture), '')).toMatchFileSnapshot(`golden/${name}.rules`)
+  })
+
+  it('know one address only on loopback of IPv6', () => {
+    expect(tablesFor({ ...v6, spread: true })).toEqual(tablesFor(v6))
   })
 
   it('are none where a family has nothing to capture', () => {
     expect(tablesFor({ family: 6, serviceCidrs: [], dnsServers: ['::1'], ignoredAddresses: [] })).toEqual([])
   })
 
-  it('leave table raw alone where every DNS server is on loopback', () => {
-    expect(tablesFor({ ...v4, dnsServers: ['127.0.0.53'] }).map((t) => t.name)).toEqual(['nat'])
+  it('leave DNS alone where every server is on loopback', () => {
+    const rules = renderInstall(tablesFor({ ...v4, dnsServers: ['127.0.0.53'] }), '')
+    expect(rules).not.toMatch(/dns|--dport 53/i)
   })
 
   it.each([
@@ -70,7 +76,7 @@ describe('a rerun', () => {
     const again = renderInstall(tablesFor(v4), installed)
     expect(again.match(/^-D OUTPUT .* -j EDGE-MESH$/gm)).toHaveLength(1)
     expect(again.match(/^-A OUTPUT .* -j EDGE-MESH$/gm)).toHaveLength(1)
-    expect(again.match(/^-D PREROUTING/gm)).toHaveLength(1)
+    expect(again.match(/^-D PREROUTING/gm)).toHaveLength(2)
   })
 
   it('leaves jumps of others alone', () => {
@@ -121,8 +127,8 @@ describe('cleanup', () => {
     const shared = installed.replace('COMMIT', '-A OUTPUT -j KUBE-SERVICES\nCOMMIT')
     const input = renderCleanup(shared)
     expect(input).not.toContain('KUBE-SERVICES')
-    expect(input.match(/^-X /gm)).toHaveLength(4)
-    expect(input.match(/^-D /gm)).toHaveLength(3)
+    expect(input.match(/^-X /gm)).toHaveLength(6)
+    expect(input.match(/^-D /gm)).toHaveLength(5)
   })
 
   it('has nothing to do where there is nothing of ours', () => {

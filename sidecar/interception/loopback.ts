@@ -1,0 +1,43 @@
+import koffi from 'koffi'
+
+const libc = koffi.load(null) // the C library that this process runs on, glibc or musl
+const socket = libc.func('int socket(int domain, int type, int protocol)')
+const setsockopt = libc.func(
+  'int setsockopt(int fd, int level, int name, const uint8_t *value, uint32_t length)',
+)
+const bind = libc.func('int bind(int fd, const uint8_t *address, uint32_t length)')
+const close = libc.func('int close(int fd)')
+
+const AF_INET = 2
+const SOCK_STREAM = 1
+const SOCK_CLOEXEC = 0o2000000
+const SOL_SOCKET = 1
+const SO_REUSEADDR = 2
+const SO_BINDTODEVICE = 25
+
+/**
+ * A TCP socket, not listening yet, on this port of every loopback address of IPv4: bound to all addresses, and to the
+ * device `lo`, which nothing comes in by from outside. -1 where the kernel does not let an unprivileged process do so,
+ * or the port is taken.
+ */
+export function loopbackSocket(port: number): number {
+  const fd: number = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)
+  if (fd < 0) return -1
+  const [one, device, address] = [Buffer.alloc(4), Buffer.from('lo\0'), Buffer.alloc(16)]
+  one.writeInt32LE(1)
+  address.writeUInt16LE(AF_INET)
+  address.writeUInt16BE(port, 2)
+  const isBound =
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, one, one.length) === 0 &&
+    setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, device, device.length) === 0 &&
+    bind(fd, address, address.length) === 0
+  if (isBound) return fd
+  close(fd)
+  return -1
+}
+
+/** Whether an unprivileged process may bind a socket to a device: since Linux 5.7. */
+export function mayBindToDevice(release: string): boolean {
+  const [major = 0, minor = 0] = release.split('.').map((part) => Number.parseInt(part, 10))
+  return major > 5 || (major === 5 && minor >= 7)
+}
