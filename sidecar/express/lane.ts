@@ -1,5 +1,5 @@
 import { Held, Port } from '#shared/pump/lanes.ts'
-import { close, EAGAIN, EINTR, errno, send, sendFlags } from '#shared/pump/libc.ts'
+import { close, EAGAIN, EINTR, errno, packetBytes, send, sendFlags } from '#shared/pump/libc.ts'
 import type { Loop, Task } from '#shared/pump/loop.ts'
 import {
   BROKEN,
@@ -27,7 +27,7 @@ import type { Ledger } from './ledger.ts'
 import type { LaneRoute } from './messages.ts'
 
 /** Frames of one round of the loop are sealed and sent together. */
-const batchBytes = 64 * 1024
+const batchBytes = packetBytes
 /** A DATA frame is begun with room for so many bytes. */
 const minRoom = 4 * 1024
 /** Of control frames, while the socket takes nothing: they are few for each stream. */

@@ -10,6 +10,7 @@ import {
   errno,
   makePipe,
   type Pipe,
+  packetBytes,
   read,
   recv,
   recvFlags,
@@ -321,7 +322,6 @@ export class EncryptLane implements Lane {
   /** Encrypted, and not taken by the socket yet. */
   readonly #held = new Held()
   #ended: boolean
-  #ask = scratchBytes
 
   /** Without a source there is nothing but the end to be passed on. */
   constructor(from: Port | undefined, tls: TlsConnection, to: Port) {
@@ -357,10 +357,9 @@ export class EncryptLane implements Lane {
   #take(): Turn | undefined {
     const from = this.#from
     if (from === undefined || !from.readable) return 'waiting'
-    const ask = this.#ask
-    const count = recv(from.fd, scratch, ask, recvFlags)
+    const count = recv(from.fd, scratch, packetBytes, recvFlags)
     if (count > 0) {
-      if (count < ask && !from.hungUp) from.readable = false
+      if (count < packetBytes && !from.hungUp) from.readable = false
       return this.#pass(scratch.subarray(0, count))
     }
     const missed = from.missed(count)
@@ -373,11 +372,7 @@ export class EncryptLane implements Lane {
     if (length < 0) return 'target-broke'
     this.bytes += plain.length
     const count = send(this.#to.fd, sealed, length, sendFlags)
-    if (count === length) {
-      this.#ask = Math.min(scratchBytes, this.#ask * 2)
-      return undefined
-    }
-    this.#ask = slowBytes
+    if (count === length) return undefined
     this.#held.keep(sealed.subarray(Math.max(0, count), length))
     return count < 0 ? this.#failed() : undefined
   }

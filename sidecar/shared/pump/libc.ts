@@ -160,6 +160,13 @@ export function socketError(fd: number): number {
 
 const optionValue = Buffer.alloc(4)
 
+/**
+ * What is sent at once of bulk, in bytes: with the overhead of its records it fits into one packet of the kernel's (64 KiB
+ * less headers, and less a segment of up to 9,000 bytes). A rest would be a packet of its own: it goes through the whole
+ * network stack, wakes the receiver once more, and with BBR waits for a timer.
+ */
+export const packetBytes = 60 * 1024
+
 export const sendFlags = MSG_NOSIGNAL | MSG_DONTWAIT
 export const recvFlags = MSG_DONTWAIT
 
