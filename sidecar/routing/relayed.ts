@@ -53,7 +53,8 @@ export class RelayClient {
 
   async #dialOnce(podUid: string): Promise<Duplex> {
     try {
-      const stream = await joinRelay(this.#channel.server, await this.#ticket(podUid))
+      const ticket = await this.#ticket(podUid) // from whichever server there is by then
+      const stream = await joinRelay(this.#channel.server, ticket)
       this.#metrics.relayJoins.inc({ side: 'dialer', outcome: 'joined' })
       return stream
     } catch (error) {
