@@ -11,6 +11,8 @@ import { TlsConnection, TlsContext } from './openssl.ts'
 const establishDeadlineMs = 10_000
 /** How often deadlines are looked at while nothing else happens, in ms. */
 const tickMs = 1_000
+/** So long after it began to work, in ms, what it runs all the time has been compiled, which leaves garbage as the start did. */
+const warmMs = 5_000
 
 /** Another user of the same loop. */
 export type Guest = (order: unknown) => void
@@ -23,10 +25,12 @@ export class PumpWorker {
   readonly #deadlines = new Map<SideConnection, number>()
   #guest: Guest | undefined
   #context: TlsContext | undefined
+  #warmAtMs = Number.POSITIVE_INFINITY
 
   constructor({ epollFd, wakeFd, maxPipes }: WorkerData) {
     this.loop = new Loop(epollFd, wakeFd, () => this.#readOrders())
     this.loop.before((now) => this.#checkDeadlines(now))
+    this.loop.before((now) => this.#checkWarm(now))
     this.pipes = new PipePool(maxPipes, (pipe) => report({ type: 'pipe', ...pipe }))
   }
 
@@ -43,6 +47,7 @@ export class PumpWorker {
   run(): never {
     giveBackGarbage()
     report({ type: 'ready' })
+    this.#warmAtMs = performance.now() + warmMs
     return this.loop.run()
   }
 
@@ -128,6 +133,14 @@ export class PumpWorker {
     const outcome = connection.outcome()
     connection.close()
     report(outcome)
+  }
+
+  #checkWarm(now: number): number {
+    if (this.#warmAtMs === Number.POSITIVE_INFINITY) return -1
+    if (now < this.#warmAtMs) return Math.ceil(this.#warmAtMs - now)
+    this.#warmAtMs = Number.POSITIVE_INFINITY
+    giveBackGarbage()
+    return -1
   }
 
   #checkDeadlines(now: number): number {
