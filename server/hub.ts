@@ -36,6 +36,8 @@ const verifyDeadlineMs = 10_000
 const maxVerifying = 32
 /** Tokens that are found good in one turn of the event loop at most: each brings a certificate, and mostly a welcome. */
 const verifiedPerTurn = 8
+/** Certificates that are made at once: that costs us time, and the event loop must get its turns. */
+const maxIssuing = 4
 /** Over how long clients are told to come back after a restart, in ms. */
 const smearMs = 2_000
 
@@ -82,6 +84,7 @@ export class Hub implements ChannelOwner {
   /** When thousands come at once, after a restart say. */
   readonly #verifying = new Gate(maxVerifying)
   readonly #verified = new Turnstile(verifiedPerTurn)
+  readonly #issuing = new Gate(maxIssuing)
 
   constructor(options: HubOptions) {
     const { source, metrics } = options
@@ -222,7 +225,7 @@ export class Hub implements ChannelOwner {
     const { authority, source, leafLifetimeMs, maxLeafLifetimeMs = Number.POSITIVE_INFINITY } = this.#options
     const asked = source.state.pods.get(identity.podUid)?.leafLifetimeMs
     const lifetimeMs = asked === undefined ? leafLifetimeMs : Math.min(asked, maxLeafLifetimeMs)
-    const certificate = await authority.issue(identity, publicKey, lifetimeMs)
+    const certificate = await this.#issuing.run(() => authority.issue(identity, publicKey, lifetimeMs))
     this.#options.metrics.certificates.inc()
     return certificate
   }

@@ -1,22 +1,12 @@
 import 'reflect-metadata'
-import {
-  createPrivateKey,
-  createPublicKey,
-  type KeyObject,
-  randomBytes,
-  sign,
-  webcrypto,
-  X509Certificate,
-} from 'node:crypto'
+import { createPrivateKey, createPublicKey, randomBytes, webcrypto, X509Certificate } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import * as x509 from '@peculiar/x509'
 import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import { type PodIdentity, podServerName, serverNameOf, spiffeIdOf } from '#shared/identity.ts'
 import { Secret } from '#shared/secret.ts'
-import { createKeyPair } from '#shared/tls.ts'
 import type { IssuedCertificate } from '#shared/wire.ts'
-import { certificateOf, type LeafName, tbsOf } from './leaf.ts'
 
 const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const
 const dayMs = 86_400_000
@@ -31,47 +21,38 @@ export interface Root {
 const backdateMs = 65 * 60_000
 const serverAuth = '1.3.6.1.5.5.7.3.1'
 const clientAuth = '1.3.6.1.5.5.7.3.2'
-/** What all leaves say alike, DER. */
-const leafExtensions = [
-  new x509.BasicConstraintsExtension(false, undefined, true),
-  new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
-  new x509.ExtendedKeyUsageExtension([clientAuth, serverAuth]),
-].map(({ rawData }) => Buffer.from(rawData))
-/** In front of the two coordinates of a point on P-256, in a SubjectPublicKeyInfo. */
-const p256Header = Buffer.from('3059301306072a8648ce3d020106082a8648ce3d03010703420004', 'hex')
-
-/** A root that signs, and what its leaves say of it, DER. */
-interface Signer {
-  /** PEM. */
-  certificate: string
-  key: KeyObject
-  notAfterMs: number
-  subject: Buffer
-  /** The extension that names its key. */
-  keyIdentifier: Buffer
-}
 
 /** Signs the certificates of pods and of the server itself. Names come from verified identities only. */
 export class CertificateAuthority {
   readonly #trustDomain: string
-  #signer: Signer
+  #certificate: x509.X509Certificate
+  #key: webcrypto.CryptoKey
   /** Other roots that everyone still or already trusts, PEM. */
   #others: readonly string[]
 
-  private constructor(signer: Signer, others: readonly string[], trustDomain: string) {
-    this.#signer = signer
+  private constructor(
+    certificate: x509.X509Certificate,
+    key: webcrypto.CryptoKey,
+    others: readonly string[],
+    trustDomain: string,
+  ) {
+    this.#certificate = certificate
+    this.#key = key
     this.#others = others
     this.#trustDomain = trustDomain
   }
 
   /** Signs with `root`; `others` (PEM) are trusted too, while roots are being exchanged. */
   static async of(root: Root, others: readonly string[], trustDomain: string): Promise<CertificateAuthority> {
-    return new CertificateAuthority(await loadRoot(root), others, trustDomain)
+    const { certificate, key } = await loadRoot(root)
+    return new CertificateAuthority(certificate, key, others, trustDomain)
   }
 
   /** Takes other roots into use; certificates that were issued stay valid as long as their root is among them. */
   async use(root: Root, others: readonly string[]): Promise<void> {
-    this.#signer = await loadRoot(root)
+    const { certificate, key } = await loadRoot(root)
+    this.#certificate = certificate
+    this.#key = key
     this.#others = others
   }
 
@@ -99,16 +80,17 @@ export class CertificateAuthority {
 
   /** The roots that everyone verifies against, PEM. */
   get trustBundle(): string {
-    return [this.#signer.certificate, ...this.#others].map((pem) => `${pem.trim()}\n`).join('')
+    return [this.#certificate.toString('pem'), ...this.#others].map((pem) => `${pem.trim()}\n`).join('')
   }
 
-  /** A leaf for a pod. `publicKey` is SPKI DER, base64, as in the certificate request. Rejects when it is not P-256. */
+  /** A leaf for a pod. `publicKey` is SPKI DER, base64, as in the certificate request. */
   async issue(identity: PodIdentity, publicKey: string, lifetimeMs: number): Promise<IssuedCertificate> {
-    const names: LeafName[] = [
+    const names: x509.JsonGeneralNames = [
       { type: 'url', value: spiffeIdOf(identity) },
       { type: 'dns', value: podServerName(identity.podUid, identity.trustDomain) },
     ]
-    return this.#sign(names, publicKey, lifetimeMs)
+    const key = await importPublicKey(Buffer.from(publicKey, 'base64'))
+    return this.#sign(names, key, lifetimeMs)
   }
 
   /** A key and a leaf of our own: the server's, unless other DNS names are given. */
@@ -116,43 +98,49 @@ export class CertificateAuthority {
     lifetimeMs: number,
     dnsNames: readonly string[] = [serverNameOf(this.#trustDomain)],
   ): Promise<{ key: Secret; certificate: IssuedCertificate }> {
-    const { privateKey: key, publicKey } = await createKeyPair()
-    const names = dnsNames.map((value) => ({ type: 'dns', value }) as const)
-    return { key, certificate: this.#sign(names, publicKey, lifetimeMs) }
+    const pair = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])
+    const names: x509.JsonGeneralNames = dnsNames.map((value) => ({ type: 'dns', value }))
+    const key = new Secret(await privatePem(pair.privateKey))
+    return { key, certificate: await this.#sign(names, pair.publicKey, lifetimeMs) }
   }
 
-  #sign(names: readonly LeafName[], publicKey: string, lifetimeMs: number): IssuedCertificate {
-    const { key, notAfterMs, subject, keyIdentifier } = this.#signer
+  async #sign(
+    names: x509.JsonGeneralNames,
+    publicKey: webcrypto.CryptoKey,
+    lifetimeMs: number,
+  ): Promise<IssuedCertificate> {
     const now = Date.now()
     // A leaf that outlives its root would be refused; and certificates know whole seconds.
-    const notAfter = Math.floor(Math.min(now + lifetimeMs, notAfterMs) / 1_000) * 1_000
-    const tbs = tbsOf({
-      serial: serial(),
-      issuer: subject,
+    const until = Math.min(now + lifetimeMs, this.#certificate.notAfter.getTime())
+    const notAfter = Math.floor(until / 1_000) * 1_000
+    const leaf = await x509.X509CertificateGenerator.create({
+      serialNumber: serial(),
+      issuer: this.#certificate.subject,
+      subject: '', // the names stand in the SAN, which is critical therefore (RFC 5280, 4.2.1.6)
       notBefore: new Date(now - backdateMs),
       notAfter: new Date(notAfter),
-      publicKey: p256KeyOf(publicKey),
-      names, // they stand in the SAN, which is critical therefore (RFC 5280, 4.2.1.6)
-      extensions: [...leafExtensions, keyIdentifier],
+      publicKey,
+      signingKey: this.#key,
+      signingAlgorithm: algorithm,
+      extensions: [
+        new x509.BasicConstraintsExtension(false, undefined, true),
+        new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
+        new x509.ExtendedKeyUsageExtension([clientAuth, serverAuth]),
+        new x509.SubjectAlternativeNameExtension(names, true),
+        await x509.AuthorityKeyIdentifierExtension.create(this.#certificate.publicKey),
+      ],
     })
-    const chain = certificateOf(tbs, sign('sha256', tbs, key))
+    const chain = `${leaf.toString('pem')}\n`
     return { chain, trustBundle: this.trustBundle, notAfter, lifetimeMs: Math.max(0, notAfter - now) }
   }
 }
 
-async function loadRoot({ certificate, key }: Root): Promise<Signer> {
-  const privateKey = createPrivateKey(key.reveal())
-  if (!new X509Certificate(certificate).checkPrivateKey(privateKey))
-    throw new Error('they do not belong together')
-  if (!isP256(privateKey)) throw new Error('the key is not P-256')
-  const root = new x509.X509Certificate(certificate)
-  const { rawData } = await x509.AuthorityKeyIdentifierExtension.create(root.publicKey)
+async function loadRoot({ certificate, key }: Root) {
+  const belongs = new X509Certificate(certificate).checkPrivateKey(createPrivateKey(key.reveal()))
+  if (!belongs) throw new Error('they do not belong together')
   return {
-    certificate: root.toString('pem'),
-    key: privateKey,
-    notAfterMs: root.notAfter.getTime(),
-    subject: Buffer.from(root.subjectName.toArrayBuffer()),
-    keyIdentifier: Buffer.from(rawData),
+    certificate: new x509.X509Certificate(certificate),
+    key: await webcrypto.subtle.importKey('pkcs8', derOf(key.reveal()), algorithm, false, ['sign']),
   }
 }
 
@@ -160,7 +148,7 @@ async function loadRoot({ certificate, key }: Root): Promise<Signer> {
 export async function createRoot(trustDomain: string, lifetimeMs: number): Promise<Root> {
   const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])
   const certificate = await x509.X509CertificateGenerator.createSelfSigned({
-    serialNumber: serial().toString('hex'),
+    serialNumber: serial(),
     name: `CN=EdgeMesh CA, O=${trustDomain}`,
     notBefore: new Date(Date.now() - backdateMs),
     notAfter: new Date(Date.now() + lifetimeMs),
@@ -183,17 +171,12 @@ function writeWhole(path: string, text: string, mode: number): void {
   renameSync(`${path}.new`, path)
 }
 
-function isP256({ asymmetricKeyType, asymmetricKeyDetails }: KeyObject): boolean {
-  return asymmetricKeyType === 'ec' && asymmetricKeyDetails?.namedCurve === 'prime256v1'
-}
-
-/** The key written anew, so that a certificate has nothing of what a client sent but a point that is on the curve. */
-function p256KeyOf(spki: string): Buffer {
-  const key = createPublicKey({ key: Buffer.from(spki, 'base64'), format: 'der', type: 'spki' })
-  const { x, y } = isP256(key) ? key.export({ format: 'jwk' }) : {}
-  if (x === undefined || y === undefined)
-    throw new EdgeMeshError('unauthenticated', 'Cannot certify the key: it is not P-256.')
-  return Buffer.concat([p256Header, Buffer.from(x, 'base64url'), Buffer.from(y, 'base64url')])
+function importPublicKey(spki: Buffer): Promise<webcrypto.CryptoKey> {
+  const der = createPublicKey({ key: spki, format: 'der', type: 'spki' }).export({
+    format: 'der',
+    type: 'spki',
+  })
+  return webcrypto.subtle.importKey('spki', der, algorithm, true, ['verify'])
 }
 
 async function privatePem(key: webcrypto.CryptoKey): Promise<string> {
@@ -203,9 +186,13 @@ async function privatePem(key: webcrypto.CryptoKey): Promise<string> {
     .toString()
 }
 
+function derOf(pem: string): Buffer {
+  return createPrivateKey(pem).export({ format: 'der', type: 'pkcs8' })
+}
+
 /** 127 random bits; a serial number must be positive (RFC 5280). */
-function serial(): Buffer {
+function serial(): string {
   const bytes = randomBytes(16)
   bytes.writeUInt8(bytes.readUInt8(0) & 0x7f, 0)
-  return bytes
+  return bytes.toString('hex')
 }
