@@ -486,6 +486,11 @@ describe('changes under load', () => {
     expect((await accessLines(cluster, client)).at(-1)?.endpoint).not.toBe(`${ip}:2701`)
   })
 
+  const injectorPods = async () => {
+    const selector = ['-l', 'app.kubernetes.io/name=edgemesh-injector', '-o', 'name']
+    return (await cluster.mustKubectl(...system, 'get', 'pods', ...selector)).trim().split('\n').length
+  }
+
   it('rotations of the webhook certificate leave no pod uninjected', async () => {
     const restartWith = async (...env: string[]) => {
       await cluster.mustKubectl(...system, 'set', 'env', 'deployment/edgemesh-injector', ...env)
@@ -496,6 +501,8 @@ describe('changes under load', () => {
         'deployment/edgemesh-injector',
         '--timeout=170s',
       )
+      // One that is still ending would make the root anew, with the lifetime that it knows.
+      await expect.poll(injectorPods, patient).toBe(2)
       // A root that is taken away is no rotation: the webhook needs a moment to begin anew.
       await cluster.mustKubectl(...system, 'delete', 'secret', 'edgemesh-injector-ca')
       await cluster.mustKubectl(...system, 'rollout', 'restart', 'deployment/edgemesh-injector')
