@@ -21,6 +21,7 @@ const trustDomain = 'cluster.local'
 /** More than a peer may have; and as many as hold more than a peer may leave unread. */
 const sessions = { streams: 40, unread: 8 }
 const streamsPerSession = 100
+const pingEveryMs = 4_000
 
 /** Sessions with good certificates, as many as the endpoint lets stand. */
 async function openSessions(count: number): Promise<ClientHttp2Session[]> {
@@ -40,6 +41,9 @@ async function openSessions(count: number): Promise<ClientHttp2Session[]> {
     const { promise, resolve } = Promise.withResolvers<void>()
     session.once('remoteSettings', () => session.ping(() => resolve()))
     session.once('close', resolve)
+    // As every dialler does: one that is silent is cut off.
+    const pings = setInterval(() => !session.destroyed && session.ping(() => undefined), pingEveryMs)
+    session.once('close', () => clearInterval(pings))
     await promise
     if (!session.closed && !session.destroyed) open.push(session)
   }
