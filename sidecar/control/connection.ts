@@ -68,7 +68,8 @@ export class Connection {
     const closed = Promise.withResolvers<Closed>()
     this.closed = closed.promise
     for (const { promise } of [this.#opened, this.#welcomed]) promise.catch(() => undefined) // told to whoever waits for it
-    const quiet = setTimeout(() => socket.ping(), quietMs)
+    // Before it is open a ping throws: where all are busy that takes longer than its own deadline.
+    const quiet = setTimeout(() => this.isOpen && socket.ping(), quietMs)
     const silence = setTimeout(() => socket.terminate(), silenceMs)
     const heard = () => {
       quiet.refresh()
