@@ -15,6 +15,7 @@ import {
   type IssuedCertificate,
   type ServerMessage,
 } from '#shared/wire.ts'
+import { Feed, type FeedSource } from './feed.ts'
 import type { Participant } from './meetings.ts'
 import type { Presence } from './registry.ts'
 import type { NatKnowledge } from './rendezvous.ts'
@@ -25,15 +26,7 @@ import type { VerifiedToken } from './token-verifier/verifier.ts'
 const helloDeadlineMs = 10_000
 /** Messages of one client that wait to be handled. */
 const maxQueued = 600
-/**
- * Bytes that a client may leave unread, beyond one message of the catalogue: more of the catalogue waits until it has
- * read, and of each thing only the latest state; all other messages are small, and beyond this it is cut off.
- */
-const maxUnread = 1024 * 1024
-const maxUnreadInAll = 4 * maxUnread
-const maxSubscriptions = 500
-
-export interface ChannelOwner {
+export interface ChannelOwner extends FeedSource {
   readonly trustDomain: string
   readonly replica: string
   readonly log: Logger
@@ -46,11 +39,6 @@ export interface ChannelOwner {
   issue(identity: PodIdentity, publicKey: string): Promise<IssuedCertificate>
   /** The channel has its identity: takes its place and sends what it missed. */
   onWelcome(channel: Channel, resume: { epoch: string; version: number } | undefined): void
-  /** Messages of the catalogue as it is now. */
-  endpointsText(service: string): string
-  /** What brings who knows that version of the index to the present one; 0: knows none. */
-  indexText(known: number): string
-  readonly indexVersion: number
   onRelay(channel: Channel, podUid: string, id: number): Promise<void>
   onPunch(channel: Channel, request: Extract<ClientMessage, { type: 'punch' }>): Promise<void>
   onPunched(channel: Channel, ticket: string, open: boolean): void
@@ -65,7 +53,7 @@ export class Channel implements Presence, Participant {
   /** What it runs over. */
   readonly #stream: Duplex
   readonly #owner: ChannelOwner
-  readonly subscriptions = new Set<string>()
+  readonly feed: Feed
   /** Where the connection comes from, as we see it. */
   readonly observed: Address | undefined
   nat: NatKnowledge | undefined
@@ -78,11 +66,6 @@ export class Channel implements Presence, Participant {
   #queue: Promise<void> = Promise.resolve()
   #queued = 0
   #heard = true
-  /** What the client will get once it has read: services by name, and of the index all beyond this version. */
-  readonly #owed = new Set<string>()
-  #indexVersion: number | undefined
-  /** The largest message of the catalogue that may be unread. */
-  #largest = 0
   #helloLate: NodeJS.Timeout | undefined
   /** All messages and pings, renewals, relay requests: a broken client slows down only itself. */
   readonly #messages = new TokenBucket(2_000, 200)
@@ -102,6 +85,7 @@ export class Channel implements Presence, Participant {
     this.#onProven = onProven
     this.observed = observed
     this.#owner = owner
+    this.feed = new Feed(socket, owner)
     const late = setTimeout(
       () => this.end(closeCodes.unauthenticated, 'timeout', 'no hello came in time'),
       helloDeadlineMs,
@@ -135,14 +119,9 @@ export class Channel implements Presence, Participant {
   }
 
   send(message: ServerMessage): void {
-    this.sendText(JSON.stringify(message))
-  }
-
-  /** One text may be shared by thousands of channels. */
-  sendText(text: string): void {
     if (!this.open) return
-    this.#socket.send(text)
-    if (this.#socket.bufferedAmount > maxUnreadInAll + this.#largest) this.#socket.terminate()
+    this.#socket.send(JSON.stringify(message), this.feed.onRead)
+    if (this.feed.isTooMuch) this.#socket.terminate()
   }
 
   /** What is sent meanwhile goes in one write: in one TLS record, and one call of the kernel. */
@@ -152,51 +131,6 @@ export class Channel implements Presence, Participant {
       send()
     } finally {
       this.#stream.uncork()
-    }
-  }
-
-  /** What has changed of the catalogue, these endpoints among it, as far as it is the client's. */
-  sendChanges(services: ReadonlySet<string>): void {
-    this.sendIndexChange()
-    const { subscriptions } = this
-    const [fewer, more] =
-      services.size < subscriptions.size ? [services, subscriptions] : [subscriptions, services]
-    for (const service of fewer) if (more.has(service)) this.sendEndpoints(service)
-  }
-
-  /** The endpoints of a service: now, or once the client has read what it has. */
-  sendEndpoints(service: string): void {
-    if (this.#socket.bufferedAmount > maxUnread || this.#owed.size > 0) this.#owed.add(service)
-    else this.#sendState(this.#owner.endpointsText(service))
-  }
-
-  /** The first of the index: what the client lacks that knows this version; 0: that knows none. */
-  sendIndex(known: number): void {
-    this.#indexVersion = this.#owner.indexVersion
-    this.#sendState(this.#owner.indexText(known))
-  }
-
-  /** What has changed of the index since: now, or with all that follows once the client has read what it has. */
-  sendIndexChange(): void {
-    const known = this.#indexVersion
-    if (known === undefined || known === this.#owner.indexVersion) return
-    if (this.#socket.bufferedAmount <= maxUnread) this.sendIndex(known)
-  }
-
-  #sendState(text: string): void {
-    if (!this.open) return
-    this.#largest = Math.max(this.#largest, text.length)
-    this.#socket.send(text, () => this.#payOwed())
-  }
-
-  /** Called whenever the client has read something. */
-  #payOwed(): void {
-    if (!this.open || this.#socket.bufferedAmount > maxUnread) return
-    this.sendIndexChange()
-    for (const service of this.#owed) {
-      if (this.#socket.bufferedAmount > maxUnread) return
-      this.#owed.delete(service)
-      if (this.subscriptions.has(service)) this.#sendState(this.#owner.endpointsText(service))
     }
   }
 
@@ -280,10 +214,10 @@ export class Channel implements Presence, Participant {
         })
         break
       case 'subscribe':
-        this.#subscribe(message.service)
+        this.feed.subscribe(message.service)
         break
       case 'unsubscribe':
-        this.subscriptions.delete(message.service)
+        this.feed.unsubscribe(message.service)
         break
       case 'relay':
         if (this.#relays.take()) void this.#owner.onRelay(this, message.podUid, message.id)
@@ -314,7 +248,7 @@ export class Channel implements Presence, Participant {
     this.inOne(() => {
       this.#welcome(certificate)
       this.#owner.onWelcome(this, hello.resume)
-      for (const service of hello.subscriptions) this.#subscribe(service)
+      for (const service of hello.subscriptions) this.feed.subscribe(service)
     })
   }
 
@@ -346,13 +280,5 @@ export class Channel implements Presence, Participant {
     const certificate = await issue(admit(verified), request.publicKey)
     this.#identity = admit(verified) // the pod may have been deleted meanwhile
     return certificate
-  }
-
-  #subscribe(service: string): void {
-    if (this.subscriptions.size >= maxSubscriptions && !this.subscriptions.has(service)) {
-      throw new EdgeMeshError('limit', `Cannot follow more than ${maxSubscriptions} services.`)
-    }
-    this.subscriptions.add(service)
-    this.sendEndpoints(service)
   }
 }

@@ -108,7 +108,7 @@ export class Hub implements ChannelOwner {
     this.#fanOut = new FanOut(this.#channels, (channel, services) => {
       if (!Number.isFinite(channel.welcomedAt)) return // with its welcome it gets what there is then
       channel.inOne(() => {
-        channel.sendChanges(services)
+        channel.feed.sendChanges(services)
         this.#sendSelf(channel)
       })
     })
@@ -235,7 +235,7 @@ export class Hub implements ChannelOwner {
     before?.end(closeCodes.replaced, 'replaced', 'another channel of this pod took over')
     this.#delivery.tellMoved(channel.podUid)
     this.#remind(channel.podUid)
-    channel.sendIndex(this.#index.knownTo(resume))
+    channel.feed.sendIndex(this.#index.knownTo(resume))
     this.#sendSelf(channel)
     this.log.info({ pod: channel.podUid, present: this.#registry.size }, 'pod connected')
   }
