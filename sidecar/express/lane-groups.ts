@@ -33,7 +33,7 @@ export class LaneGroups {
   /** The lane for a new stream; undefined when the main thread is to carry it. */
   pick(peer: string): Lane | undefined {
     const group = this.#groups.get(peer)
-    const lane = group?.lanes.find((l) => l.users.size < maxStreams && !l.isDoubted)
+    const lane = group?.lanes.find((l) => l.users.size < maxStreams && !l.pulse.isDoubted)
     if (group === undefined || lane === undefined || lane.route === 'direct') return lane
     const now = performance.now()
     if (now - group.lookedMs < lookEveryMs) return lane

@@ -39,10 +39,8 @@ interface Kept {
   /** As dialler: the peer that is meant. As acceptor: the peer, once it is known. */
   podUid: string | undefined
   isDialer: boolean
-  /** It has been in use. */
-  isUp: boolean
-  /** Since when. */
-  upMs: number
+  /** Since when it has been in use. */
+  upMs: number | undefined
   /** Whether it has come up, once that is known. */
   readonly cameUp: PromiseWithResolvers<boolean>
   /** Ends its share of what strangers may have here. */
@@ -105,7 +103,7 @@ export class LaneKeeper {
   async take(socket: Duplex, route: LaneRoute, proven: () => void): Promise<void> {
     const isFull =
       this.#count((l) => !l.isDialer) >= maxInbound ||
-      this.#count((l) => !l.isDialer && !l.isUp) >= maxUnnamed
+      this.#count((l) => !l.isDialer && l.upMs === undefined) >= maxUnnamed
     if (this.#draining || isFull || !(await this.#options.ready())) {
       socket.destroy()
       return
@@ -132,7 +130,6 @@ export class LaneKeeper {
     if (lane === undefined) return
     if (report.type === 'named') this.#onNamed(lane, report.certificate)
     else if (report.type === 'up') {
-      lane.isUp = true
       lane.upMs = this.#now()
       lane.cameUp.resolve(true)
       if (lane.isDialer) this.#memory.succeeded(lane.podUid ?? '', lane.route)
@@ -142,15 +139,15 @@ export class LaneKeeper {
   }
 
   #onOver(lane: Kept, why: string): void {
-    const { id, route, podUid = '', isUp, isRetired } = lane
+    const { id, route, podUid = '', upMs, isRetired } = lane
     this.#lanes.delete(id)
     lane.cameUp.resolve(false)
     lane.proven()
-    if (!isUp && !isRetired) this.#tally(lane, 'failed')
-    if (lane.isDialer && !isUp) this.#onFailed(podUid, route, why)
+    if (upMs === undefined && !isRetired) this.#tally(lane, 'failed')
+    if (lane.isDialer && upMs === undefined) this.#onFailed(podUid, route, why)
     // A peer that lets go of each lane as soon as it is made must not be dialled for every connection.
-    else if (lane.isDialer && !isRetired)
-      this.#memory.ended(podUid, route, this.#now() - lane.upMs, this.#now())
+    else if (lane.isDialer && upMs !== undefined && !isRetired)
+      this.#memory.ended(podUid, route, this.#now() - upMs, this.#now())
     this.#options.log.debug({ lane: id, route, why }, 'a lane is over')
   }
 
@@ -202,7 +199,7 @@ export class LaneKeeper {
     const id = ++this.#lastId
     const cameUp = Promise.withResolvers<boolean>()
     const [podUid, isDialer] = [client?.podUid, client !== undefined]
-    const lane: Kept = { id, route, podUid, isDialer, isUp: false, upMs: 0, isRetired: false, cameUp, proven }
+    const lane: Kept = { id, route, podUid, isDialer, upMs: undefined, isRetired: false, cameUp, proven }
     this.#lanes.set(id, lane)
     this.#options.tell({ type: 'lane', lane: { id, fd: copy, route, ...(client && { client }) } })
     return lane
@@ -220,7 +217,7 @@ export class LaneKeeper {
         if (this.#count((l) => !l.isDialer && l.podUid === peer.podUid) >= maxInboundOfPeer)
           throw new EdgeMeshError('limit', `Cannot take a lane: pod ${peer.podUid} has enough of them.`)
         lane.podUid = peer.podUid
-        lane.isUp = true
+        lane.upMs = this.#now()
         this.#tally(lane, 'up')
       }
       tell({

@@ -9,7 +9,6 @@ import {
   WANTS_READ,
   WANTS_WRITE,
 } from '#shared/pump/openssl.ts'
-import { roundTripAfter } from '../tunnel/patience.ts'
 import {
   DATA,
   FrameReader,
@@ -25,6 +24,7 @@ import {
 } from './frames.ts'
 import type { Ledger } from './ledger.ts'
 import type { LaneRoute } from './messages.ts'
+import { Pulse } from './pulse.ts'
 
 /** Frames of one round of the loop are sealed and sent together. */
 const batchBytes = packetBytes
@@ -42,13 +42,7 @@ const spare: Buffer[] = []
 const maxSpare = 4
 const none: Buffer = Buffer.alloc(0)
 
-/** A peer from which nothing has come for so long is dead; pings go out more often. In ms. */
-const silenceMs = 6_000
-const pingEveryMs = 2_000
-/** How long an OPEN may go without any sign of life: so many round trips, as packets get lost, within these bounds. */
-const leastPatienceMs = 1_000
-const mostPatienceMs = 5_000
-const patientRoundTrips = 4
+/** In ms, as all times here. */
 const idleMs = 5 * 60_000
 const handshakeMs = 10_000
 /** Of one key no more than 2^24.5 records should be encrypted. */
@@ -119,11 +113,8 @@ export class Lane implements Task {
   #lastStream = 0
   #sealedBytes = 0
   readonly #sinceMs = performance.now()
-  #heardMs = this.#sinceMs
-  #pingedMs = this.#sinceMs
   #usedMs = this.#sinceMs
-  #roundTripMs: number | undefined
-  #doubtedMs = Number.NEGATIVE_INFINITY
+  readonly pulse = new Pulse(this.#sinceMs)
 
   constructor(options: LaneOptions) {
     this.#options = options
@@ -171,32 +162,13 @@ export class Lane implements Task {
     this.#options.loop.stir(this)
   }
 
-  /** Whether the peer has said anything since. */
-  heardSince(ms: number): boolean {
-    return this.#heardMs > ms
-  }
-
-  /** It has left an OPEN without any sign of life for too long: until there is one, new streams go elsewhere. */
-  doubt(): void {
-    this.#doubtedMs = performance.now()
-  }
-
-  get isDoubted(): boolean {
-    return this.#doubtedMs > this.#heardMs
-  }
-
-  get patienceMs(): number {
-    const expected = patientRoundTrips * (this.#roundTripMs ?? 0)
-    return Math.min(mostPatienceMs, Math.max(leastPatienceMs, expected))
-  }
-
   /** Sees to it that a peer that is alive is heard after that moment. */
   ask(sinceMs: number): void {
-    if (this.#pingedMs < sinceMs) this.#ping()
+    if (!this.pulse.pingedSince(sinceMs)) this.#ping()
   }
 
   #ping(): void {
-    this.#pingedMs = performance.now()
+    this.pulse.pinged(performance.now())
     this.control(PING, 0)
   }
 
@@ -291,18 +263,18 @@ export class Lane implements Task {
 
   /** Looks at its deadlines; `starved`: this thread itself has not run for a while. */
   tick(nowMs: number, starved: boolean): void {
-    if (starved) this.#heardMs = nowMs
+    if (starved) this.pulse.heard(nowMs)
     if (this.#stage !== 'open') {
       if (nowMs - this.#sinceMs > handshakeMs) this.fail('the handshake takes too long')
       return
     }
     this.#faults = 0
     if (this.users.size > 0) this.#usedMs = nowMs
-    if (nowMs - this.#heardMs > silenceMs) this.fail('the peer is silent')
+    if (this.pulse.isDead(nowMs)) this.fail('the peer is silent')
     else if (this.users.size === 0 && this.#isRetired) this.end(nowMs)
     else if (this.isDialer && nowMs - this.#usedMs > idleMs) this.retire()
     else if (this.#sealedBytes > maxSealedBytes || this.#lastStream > maxStreamNumber) this.retire()
-    else if (this.isDialer && nowMs - this.#pingedMs >= pingEveryMs) this.#ping()
+    else if (this.isDialer && this.pulse.wantsPing(nowMs)) this.#ping()
   }
 
   fail(error: string): void {
@@ -352,7 +324,7 @@ export class Lane implements Task {
       break
     }
     if (length > 0) {
-      this.#heardMs = performance.now()
+      this.pulse.heard(performance.now())
       if (!this.#reader.feed(scratch.subarray(0, length))) end ??= 'the peer sends what is no frame'
     }
     if (end !== undefined) this.fail(end)
@@ -363,8 +335,7 @@ export class Lane implements Task {
     if (this.#stage !== 'open') return
     const { on } = this.#options
     if (type === PING) this.control(PONG, 0)
-    else if (type === PONG)
-      this.#roundTripMs = roundTripAfter(this.#roundTripMs, performance.now() - this.#pingedMs)
+    else if (type === PONG) this.pulse.answered(performance.now())
     else if (type === HELLO && this.isDialer && !this.#isUp && payload[0] === version) {
       this.#isUp = true
       on.up(this)

@@ -101,11 +101,12 @@ export class TunnelledConnection implements LaneUser, Carried {
   /** A peer of which nothing is heard may be dead: there may be other endpoints, and the main thread knows them. */
   late(): boolean {
     const { startedMs } = this
-    const waitedMs = performance.now() - startedMs
+    const { pulse } = this.#lane
+    const nowMs = performance.now()
     this.#lane.ask(startedMs)
-    const isAlive = this.#lane.heardSince(startedMs)
-    if (waitedMs < (isAlive ? answerDeadlineMs : this.#lane.patienceMs)) return false
-    if (!isAlive) this.#lane.doubt()
+    const isAlive = pulse.heardSince(startedMs)
+    if (nowMs - startedMs < (isAlive ? answerDeadlineMs : pulse.patienceMs)) return false
+    if (!isAlive) pulse.doubted(nowMs)
     this.#lane.control(RESET, this.#id)
     this.#punt(true)
     return true

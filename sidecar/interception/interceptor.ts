@@ -5,7 +5,7 @@ import type { Logger } from '#shared/log.ts'
 import { close, dup, setListening } from '#shared/pump/libc.ts'
 import { resetStream } from '#shared/reset.ts'
 import type { Destination } from '../services/destination.ts'
-import { loopbackSocket } from './loopback.ts'
+import { interceptorSocket } from './loopback.ts'
 import { originalDestination } from './original-destination.ts'
 
 /** Captured connections open at once; the kernel refuses more. Each costs two file descriptors at most. */
@@ -37,8 +37,9 @@ export class Interceptor {
   async listen(): Promise<void> {
     const { addresses, port } = this.#options
     for (const host of addresses) {
-      const fd4 = host === '127.0.0.1' ? loopbackSocket(port) : -1
-      const server = await this.#serve(fd4 < 0 ? { host, port } : { fd: fd4 }, `${host} port ${port}`)
+      const fd4 = host === '127.0.0.1' ? interceptorSocket(port) : undefined
+      const where = fd4 === undefined ? { host, port } : { fd: fd4 }
+      const server = await this.#serve(where, `${host} port ${port}`)
       const fd = dup((server as Server & { _handle: { fd: number } })._handle.fd)
       if (fd >= 0) this.#listeners.push({ fd, family: host === '::1' ? 6 : 4 })
     }

@@ -1,4 +1,6 @@
+import { release } from 'node:os'
 import koffi from 'koffi'
+import { EdgeMeshError } from '#shared/errors.ts'
 
 const libc = koffi.load(null) // the C library that this process runs on, glibc or musl
 const socket = libc.func('int socket(int domain, int type, int protocol)')
@@ -34,6 +36,21 @@ export function loopbackSocket(port: number): number {
   if (isBound) return fd
   close(fd)
   return -1
+}
+
+/**
+ * Where the interceptor listens on IPv4: all of loopback where the kernel allows it, as the rules of init then have it, and
+ * undefined where it is 127.0.0.1 only. Throws `bad-config` where it should work and does not: what the rules send to
+ * other addresses would be refused.
+ */
+export function interceptorSocket(port: number): number | undefined {
+  if (!mayBindToDevice(release())) return undefined
+  const fd = loopbackSocket(port)
+  if (fd >= 0) return fd
+  throw new EdgeMeshError(
+    'bad-config',
+    `Cannot listen on port ${port} of all loopback addresses: it is taken, or the kernel does not allow it.`,
+  )
 }
 
 /** Whether an unprivileged process may bind a socket to a device: since Linux 5.7. */

@@ -7,7 +7,7 @@ import { descriptorOf } from '#shared/descriptor.ts'
 import { codeOf, sentenceOf } from '#shared/errors.ts'
 import { ports } from '#shared/ports.ts'
 import type { Destination } from '../services/destination.ts'
-import { loopbackSocket } from './loopback.ts'
+import { interceptorSocket } from './loopback.ts'
 import { originalDestination } from './original-destination.ts'
 import { asking } from './probe.ts'
 
@@ -15,8 +15,8 @@ async function listen(host: string): Promise<Server> {
   const server = createServer({ pauseOnConnect: true })
   const { promise, resolve, reject } = Promise.withResolvers<void>()
   server.once('error', reject)
-  const fd = host === '127.0.0.1' ? loopbackSocket(ports.interceptor) : -1
-  server.listen(fd < 0 ? { host, port: ports.interceptor } : { fd }, resolve)
+  const fd = host === '127.0.0.1' ? interceptorSocket(ports.interceptor) : undefined
+  server.listen(fd === undefined ? { host, port: ports.interceptor } : { fd }, resolve)
   await promise
   return server
 }

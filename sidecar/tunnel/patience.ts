@@ -1,17 +1,24 @@
-/** The least and the most that a session may take to answer a ping, in ms. */
-const least = 2_000
-const most = 5_000
-/** Over a bad network a lost packet is sent again after some round trips, and then after twice as long. */
-const roundTrips = 8
-/** Taken for a session that has not answered a ping yet. */
-const assumedMs = 500
+/** How long one may be silent: so many round trips, within bounds. Times are in ms. */
+export interface Patience {
+  leastMs: number
+  mostMs: number
+  roundTrips: number
+  /** Taken for the round trip of who has not answered a ping yet. */
+  assumedMs: number
+}
+
+/** Of a session: over a bad network a lost packet is sent again after some round trips, and then after twice as long. */
+const sessionPatience: Patience = { leastMs: 2_000, mostMs: 5_000, roundTrips: 8, assumedMs: 500 }
 
 /**
  * How long a session may be silent after a ping before it counts as dead, in ms. `roundTripMs` is how long pings took
  * lately; they wait behind bulk.
  */
-export function patienceMs(roundTripMs: number | undefined): number {
-  return Math.min(most, Math.max(least, roundTrips * (roundTripMs ?? assumedMs)))
+export function patienceMs(
+  roundTripMs: number | undefined,
+  { leastMs, mostMs, roundTrips, assumedMs } = sessionPatience,
+): number {
+  return Math.min(mostMs, Math.max(leastMs, roundTrips * (roundTripMs ?? assumedMs)))
 }
 
 /** What to take for the round trip after one more ping: the longest of late, forgotten by and by. */

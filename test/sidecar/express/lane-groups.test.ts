@@ -14,7 +14,7 @@ afterEach(() => {
 /** As much of a lane as a group looks at. */
 function lane(route: LaneRoute, streams = 0, peer = 'a', isDoubted = false): Lane {
   const users = new Map(Array.from({ length: streams }, (_, i) => [i, undefined]))
-  return { peer, route, users, isDoubted } as unknown as Lane
+  return { peer, route, users, pulse: { isDoubted } } as unknown as Lane
 }
 
 describe('the lane for a new stream', () => {

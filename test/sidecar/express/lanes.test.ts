@@ -357,7 +357,7 @@ describe('a peer that was dialled', () => {
     const { bench, pod, peer, lane } = await met()
     const [captured, near] = await descriptors()
     fds.push(near)
-    const after = performance.now() + lane.patienceMs + 500
+    const after = performance.now() + lane.pulse.patienceMs + 500
     pod.dial(captured, app.key, lane)
     bench.run(() => peer.hear().includes(frame(PING, 0)))
     peer.say(frame(PONG, 0))
