@@ -1,6 +1,6 @@
 import { release } from 'node:os'
+import { getSystemErrorName } from 'node:util'
 import koffi from 'koffi'
-import { EdgeMeshError } from '#shared/errors.ts'
 
 const libc = koffi.load(null) // the C library that this process runs on, glibc or musl
 const socket = libc.func('int socket(int domain, int type, int protocol)')
@@ -19,12 +19,11 @@ const SO_BINDTODEVICE = 25
 
 /**
  * A TCP socket, not listening yet, on this port of every loopback address of IPv4: bound to all addresses, and to the
- * device `lo`, which nothing comes in by from outside. -1 where the kernel does not let an unprivileged process do so,
- * or the port is taken.
+ * device `lo`, which nothing comes in by from outside. Where that fails it is the negative number of the system's error.
  */
 export function loopbackSocket(port: number): number {
   const fd: number = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)
-  if (fd < 0) return -1
+  if (fd < 0) return -koffi.errno()
   const [one, device, address] = [Buffer.alloc(4), Buffer.from('lo\0'), Buffer.alloc(16)]
   one.writeInt32LE(1)
   address.writeUInt16LE(AF_INET)
@@ -34,23 +33,24 @@ export function loopbackSocket(port: number): number {
     setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, device, device.length) === 0 &&
     bind(fd, address, address.length) === 0
   if (isBound) return fd
+  const error = koffi.errno()
   close(fd)
-  return -1
+  return -error
 }
 
 /**
  * Where the interceptor listens on IPv4: all of loopback where the kernel allows it, as the rules of init then have it, and
- * undefined where it is 127.0.0.1 only. Throws `bad-config` where it should work and does not: what the rules send to
- * other addresses would be refused.
+ * undefined where it is 127.0.0.1 only. Throws the system's error where it should work and does not: what the rules send
+ * to other addresses would be refused.
  */
 export function interceptorSocket(port: number): number | undefined {
   if (!mayBindToDevice(release())) return undefined
   const fd = loopbackSocket(port)
   if (fd >= 0) return fd
-  throw new EdgeMeshError(
-    'bad-config',
-    `Cannot listen on port ${port} of all loopback addresses: it is taken, or the kernel does not allow it.`,
-  )
+  const code = getSystemErrorName(fd)
+  throw Object.assign(new Error(`Cannot listen on port ${port} of all loopback addresses: ${code}.`), {
+    code,
+  })
 }
 
 /** Whether an unprivileged process may bind a socket to a device: since Linux 5.7. */

@@ -1,6 +1,7 @@
 import { connect, createServer } from 'node:net'
+import { constants } from 'node:os'
 import { describe, expect, it, onTestFinished } from 'vitest'
-import { loopbackSocket, mayBindToDevice } from '../../../sidecar/interception/loopback.ts'
+import { interceptorSocket, loopbackSocket, mayBindToDevice } from '../../../sidecar/interception/loopback.ts'
 
 describe('a socket on all of loopback', () => {
   /** `connected`, or how it failed. */
@@ -21,7 +22,8 @@ describe('a socket on all of loopback', () => {
     expect(
       await Promise.all(['127.0.0.1', '127.64.0.0', '127.127.255.255'].map((a) => dial(a, port))),
     ).toEqual(['connected', 'connected', 'connected'])
-    expect(loopbackSocket(port)).toBe(-1)
+    expect(loopbackSocket(port)).toBe(-constants.errno.EADDRINUSE)
+    expect(() => interceptorSocket(port)).toThrow(expect.objectContaining({ code: 'EADDRINUSE' }))
   })
 
   it.each([
