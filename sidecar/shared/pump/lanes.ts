@@ -102,6 +102,8 @@ export interface Lane {
 /** Of one lane in one turn. */
 const turnBytes = 1024 * 1024
 const pipeBytes = 512 * 1024
+/** Taken at once: whole packets, as they are passed on. */
+const takenBytes = Math.floor(pipeBytes / packetBytes) * packetBytes
 /** What is taken at once from a fast sender for a reader that has just been too slow: it may wait long. */
 const slowBytes = 64 * 1024
 const scratchBytes = 64 * 1024
@@ -193,7 +195,7 @@ export class SpliceLane implements Lane {
   #pipe: Pipe | undefined
   #inPipe = 0
   #ended: boolean
-  #ask = pipeBytes
+  #ask = takenBytes
   #copies: boolean
   /** Reads in a row that were full while it copies, or small while it splices. */
   #odd = 0
@@ -242,7 +244,7 @@ export class SpliceLane implements Lane {
       const count =
         pipe === undefined
           ? this.#held.pass((bytes) => send(this.#to.fd, bytes, bytes.length, sendFlags))
-          : splice(pipe.read, this.#to.fd, this.#inPipe)
+          : splice(pipe.read, this.#to.fd, Math.min(packetBytes, this.#inPipe))
       if (count > 0) {
         this.bytes += count
         if (pipe !== undefined) this.#inPipe -= count
@@ -257,7 +259,7 @@ export class SpliceLane implements Lane {
     }
     if (pipe !== undefined) this.#pipes.give(pipe)
     this.#pipe = undefined
-    this.#ask = Math.min(pipeBytes, this.#ask * 2)
+    this.#ask = Math.min(takenBytes, this.#ask * 2)
     return undefined
   }
 
