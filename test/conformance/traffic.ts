@@ -141,21 +141,25 @@ export function receiveAll(socket: Socket): Promise<Received> {
   return promise
 }
 
-/** The first line of a connection; what came after it is put back. */
+/** The first line of a connection; what came after it is put back. Throws where the connection ends before it. */
 export function readLine(socket: Socket): Promise<string> {
   const { promise, resolve, reject } = Promise.withResolvers<string>()
   let text = ''
+  const onEnd = () => reject(new Error('ended before the first line'))
   const onData = (chunk: Buffer) => {
     text += chunk.toString('latin1')
     const end = text.indexOf('\n')
     if (end < 0 && text.length < 1_000) return
     socket.off('data', onData)
+    socket.off('end', onEnd)
+    socket.off('close', onEnd)
     socket.pause()
     if (text.length > end + 1) socket.unshift(Buffer.from(text.slice(end + 1), 'latin1'))
     resolve(text.slice(0, end))
   }
   socket.on('data', onData)
   socket.resume()
-  socket.once('close', () => reject(new Error('closed before the first line')))
+  socket.once('end', onEnd)
+  socket.once('close', onEnd)
   return promise
 }
