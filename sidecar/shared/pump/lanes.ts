@@ -23,6 +23,7 @@ import {
   tcpState,
 } from './libc.ts'
 import { BROKEN, ENDED, sealedBytes, type TlsConnection, WANTS_READ, WANTS_WRITE } from './openssl.ts'
+import { unpace } from './pacing.ts'
 import { widen } from './send-buffer.ts'
 
 /** How often a full send buffer is looked at more closely: that costs two calls. */
@@ -61,6 +62,7 @@ export class Port {
   /** A write would block. */
   full(): void {
     this.writable = false
+    if (this.#fulls === 0) unpace(this.fd)
     if (!this.#isWide && ++this.#fulls % widenEvery === 0) this.#isWide = widen(this.fd)
   }
 

@@ -108,6 +108,7 @@ const TCP_KEEPIDLE = 4
 const TCP_KEEPINTVL = 5
 const TCP_KEEPCNT = 6
 const TCP_INFO = 11
+const TCP_CONGESTION = 13
 const TCP_USER_TIMEOUT = 18
 const TCP_NOTSENT_LOWAT = 25
 
@@ -225,7 +226,7 @@ export function setDeadPeerTimeout(fd: number, seconds: number): void {
 /** A state of a TCP connection, from include/net/tcp_states.h. */
 export const TCP_CLOSE = 7
 
-const tcpInfo = Buffer.alloc(104)
+const tcpInfo = Buffer.alloc(152)
 
 /** 0 for what is no TCP socket. */
 export function tcpState(fd: number): number {
@@ -238,14 +239,18 @@ export interface Flight {
   /** Sent and not acknowledged, in bytes. */
   bytes: number
   rttMs: number
+  /** The fastest of late, so without queues. */
+  minRttMs: number
 }
 
 /** From struct tcp_info of linux/tcp.h; undefined for what is no TCP socket. */
 export function flightOf(fd: number): Flight | undefined {
   optionLength[0] = tcpInfo.length
   if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, tcpInfo, optionLength) !== 0) return undefined
-  const [mss, unacked, rttUs] = [16, 24, 68].map((at) => tcpInfo.readUInt32LE(at)) as [number, number, number]
-  return { bytes: mss * unacked, rttMs: rttUs / 1e3 }
+  const at = (offset: number) => tcpInfo.readUInt32LE(offset)
+  const rttUs = at(68)
+  const minRttUs = optionLength[0] < tcpInfo.length ? rttUs : at(148) // a kernel before 4.9 tells less
+  return { bytes: at(16) * at(24), rttMs: rttUs / 1e3, minRttMs: minRttUs / 1e3 }
 }
 
 const number = Buffer.alloc(4)
@@ -260,6 +265,21 @@ export function sendBufferOf(fd: number): number {
 export function setSendBuffer(fd: number, bytes: number): void {
   number.writeInt32LE(bytes)
   setsockopt(fd, SOL_SOCKET, SO_SNDBUF, number, number.length)
+}
+
+const name = Buffer.alloc(16)
+
+/** The name of a TCP connection's congestion control; empty for what is no TCP socket. */
+export function congestionControlOf(fd: number): string {
+  optionLength[0] = name.length
+  if (getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, optionLength) !== 0) return ''
+  return name.toString('latin1').replace(/\0.*/s, '')
+}
+
+/** Stays as it is where the kernel does not have it, or does not allow it. */
+export function setCongestionControl(fd: number, congestionControl: string): void {
+  const value = Buffer.from(congestionControl)
+  setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, value, value.length)
 }
 
 /** A TCP socket that is connected to nothing; -1 on failure. */

@@ -36,7 +36,7 @@ it.each([
 ])(
   'a send buffer of a connection that is $what: too narrow is $is',
   ({ rttMs, flight, buffer, wide, is }) => {
-    expect(isTooNarrow({ bytes: flight, rttMs }, buffer, wide)).toBe(is)
+    expect(isTooNarrow({ bytes: flight, rttMs, minRttMs: rttMs }, buffer, wide)).toBe(is)
   },
 )
 
