@@ -3,6 +3,7 @@ import { descriptorOf } from '#shared/descriptor.ts'
 import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import type { Logger } from '#shared/log.ts'
 import { close, dup, setListening } from '#shared/pump/libc.ts'
+import { unpaceAccepted } from '#shared/pump/pacing.ts'
 import { resetStream } from '#shared/reset.ts'
 import type { Destination } from '../services/destination.ts'
 import { interceptorSocket } from './loopback.ts'
@@ -48,7 +49,10 @@ export class Interceptor {
   /** Accepts no more itself: whoever is given these listening sockets does. They stay ours. */
   handOver(): readonly { fd: number; family: 4 | 6 }[] {
     if (this.#closed || this.#listeners.length < this.#options.addresses.length) return []
-    for (const { fd } of this.#listeners) setListening(fd)
+    for (const { fd } of this.#listeners) {
+      setListening(fd)
+      unpaceAccepted(fd)
+    }
     for (const server of this.#servers.splice(0)) server.close()
     return this.#listeners
   }
