@@ -2,6 +2,7 @@ import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import { giveBackGarbage } from '#shared/garbage.ts'
 import { Lifecycle } from '#shared/lifecycle.ts'
 import { createLogger } from '#shared/log.ts'
+import { giveBackMappedPages } from '#shared/mapped-pages.ts'
 import { readConfig } from './config.ts'
 
 /** So long after it serves, in ms, a sidecar that starts has its sessions, catalogue and certificate. */
@@ -66,7 +67,11 @@ async function run(rest: string[]): Promise<number | undefined> {
   })
   const { startSidecar } = await import('./sidecar.ts')
   await startSidecar(config, lifecycle, log)
-  setTimeout(giveBackGarbage, settledMs).unref()
+  const giveBack = () => {
+    giveBackGarbage()
+    giveBackMappedPages()
+  }
+  setTimeout(giveBack, settledMs).unref()
   return undefined
 }
 

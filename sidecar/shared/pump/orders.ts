@@ -1,6 +1,7 @@
 import { parentPort, receiveMessageOnPort } from 'node:worker_threads'
 import { sentenceOf } from '../errors.ts'
 import { giveBackGarbage } from '../garbage.ts'
+import { giveBackMappedPages } from '../mapped-pages.ts'
 import { type Connection, JoinedSockets, SideConnection } from './connections.ts'
 import { PipePool, type Port } from './lanes.ts'
 import { Loop } from './loop.ts'
@@ -46,6 +47,7 @@ export class PumpWorker {
 
   run(): never {
     giveBackGarbage()
+    giveBackMappedPages()
     report({ type: 'ready' })
     this.#warmAtMs = performance.now() + warmMs
     return this.loop.run()
