@@ -39,7 +39,7 @@ export interface ChannelOwner extends FeedSource {
   issue(identity: PodIdentity, publicKey: string): Promise<IssuedCertificate>
   /** The channel has its identity: takes its place and sends what it missed. */
   onWelcome(channel: Channel, resume: { epoch: string; version: number } | undefined): void
-  onRelay(channel: Channel, podUid: string, id: number): Promise<void>
+  onRelay(channel: Channel, message: Extract<ClientMessage, { type: 'relay' }>): Promise<void>
   onPunch(channel: Channel, request: Extract<ClientMessage, { type: 'punch' }>): Promise<void>
   onPunched(channel: Channel, ticket: string, open: boolean): void
   onBye(channel: Channel): void
@@ -220,7 +220,7 @@ export class Channel implements Presence, Participant {
         this.feed.unsubscribe(message.service)
         break
       case 'relay':
-        if (this.#relays.take()) void this.#owner.onRelay(this, message.podUid, message.id)
+        if (this.#relays.take()) void this.#owner.onRelay(this, message)
         else this.send({ type: 'failed', id: message.id, code: 'limit', message: 'too many relay requests' })
         break
       case 'punch':

@@ -17,6 +17,7 @@ import { FanOut } from './fan-out.ts'
 import { Gate } from './gate.ts'
 import { Heartbeat } from './heartbeat.ts'
 import { type Guest, Meetings, type Participant } from './meetings.ts'
+import { Neighbours } from './neighbours.ts'
 import { Registry } from './registry.ts'
 import type { Relay } from './relay.ts'
 import { Delivery } from './replicas/delivery.ts'
@@ -70,6 +71,7 @@ export class Hub implements ChannelOwner {
   readonly #registry: Registry
   readonly meetings: Meetings
   readonly #delivery: Delivery
+  readonly #neighbours: Neighbours
   /** How often each pod of the catalogue opens channels. */
   readonly #joins = new Map<string, TokenBucket>()
   /** Every open channel, welcomed or not. */
@@ -96,12 +98,16 @@ export class Hub implements ChannelOwner {
       metrics,
       log: options.log,
     })
+    this.#neighbours = new Neighbours((podUid) => {
+      const here = this.#registry.get(podUid)
+      return here instanceof Channel ? here : undefined
+    })
     this.#delivery = new Delivery({
       ...{ replica: options.replica, trustDomain: options.trustDomain, log: options.log },
       directory: options.directory ?? alone,
       credentials: options.credentials ?? (() => ({})),
       registry: this.#registry,
-      onMoved: (podUid, at) => this.#onMoved(podUid, at),
+      onMoved: (podUid, at, from) => this.#onMoved(podUid, at, from),
       onSighted: (ticket, sighting) => this.meetings.onSighted(ticket, sighting),
     })
     this.#index = new IndexTexts(source.state.services)
@@ -233,7 +239,7 @@ export class Hub implements ChannelOwner {
   onWelcome(channel: Channel, resume: { epoch: string; version: number } | undefined): void {
     const before = this.#registry.take(channel)
     before?.end(closeCodes.replaced, 'replaced', 'another channel of this pod took over')
-    this.#delivery.tellMoved(channel.podUid)
+    this.#delivery.tellMoved(channel.podUid, channel.observed?.address)
     this.#remind(channel.podUid)
     channel.feed.sendIndex(this.#index.knownTo(resume))
     this.#sendSelf(channel)
@@ -241,13 +247,18 @@ export class Hub implements ChannelOwner {
   }
 
   /** Never rejects. The dialer may be gone once the acceptor is back: then nothing is issued. */
-  async onRelay(channel: Channel, podUid: string, id: number): Promise<void> {
-    const fail = (code: 'peer-absent' | 'forbidden' | 'limit', message: string) =>
+  async onRelay(
+    channel: Channel,
+    { id, podUid, unlessNear = false }: Extract<ClientMessage, { type: 'relay' }>,
+  ): Promise<void> {
+    const fail = (code: 'peer-absent' | 'forbidden' | 'limit' | 'near', message: string) =>
       channel.send({ type: 'failed', id, code, message })
     const acceptor = this.#identityOf(podUid)
     if (channel.identity === undefined || acceptor === undefined)
       return fail('peer-absent', 'the catalogue knows no such pod')
     if (podUid === channel.podUid) return fail('forbidden', 'a pod does not need the relay to itself')
+    if (unlessNear && this.#neighbours.areNear(channel, podUid))
+      return fail('near', 'the pod comes from the same public address')
     try {
       const tickets = this.#options.relay.issue(channel.identity, acceptor)
       const { podUid: from } = channel
@@ -319,7 +330,8 @@ export class Hub implements ChannelOwner {
   }
 
   /** The pod has come up at another replica: the channel here is an old one, whether it knows or not. */
-  #onMoved(podUid: string, at: number): void {
+  #onMoved(podUid: string, at: number, from: string | undefined): void {
+    this.#neighbours.onMoved(podUid, from)
     this.#remind(podUid)
     const here = this.#registry.get(podUid)
     if (!(here instanceof Channel) || here.welcomedAt >= at) return

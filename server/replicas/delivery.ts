@@ -23,7 +23,7 @@ export interface DeliveryOptions {
   credentials: () => SecureContextOptions
   registry: Registry
   /** The pod has a channel at another replica since then. */
-  onMoved: (podUid: string, at: number) => void
+  onMoved: (podUid: string, at: number, from: string | undefined) => void
   /** Another replica has seen a pod that comes to a rendezvous of ours. */
   onSighted: (ticket: string, sighting: RendezvousSighting) => void
   log: Logger
@@ -80,10 +80,10 @@ export class Delivery {
   }
 
   /** The pod has a channel here now: others drop theirs, and know where it is. */
-  tellMoved(podUid: string): void {
+  tellMoved(podUid: string, from: string | undefined): void {
     const at = Date.now()
     for (const [name, address] of this.#options.directory.others)
-      void this.#link(name, address).moved(podUid, at)
+      void this.#link(name, address).moved(podUid, at, from)
   }
 
   /** Passes a sighting on to the replica whose rendezvous it is; false when there is no such replica. */
@@ -117,7 +117,7 @@ export class Delivery {
   }
 
   #onMessage(socket: WebSocket, message: ReplicaMessage): void {
-    if (message.type === 'moved') this.#options.onMoved(message.podUid, message.at)
+    if (message.type === 'moved') this.#options.onMoved(message.podUid, message.at, message.from)
     else if (message.type === 'sighted') this.#options.onSighted(message.ticket, message.sighting)
     else if (message.type === 'deliver') void this.#onDeliver(socket, message)
     else throw new EdgeMeshError('bad-message', `Cannot take a message ${message.type} on this side.`)

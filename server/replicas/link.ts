@@ -82,9 +82,9 @@ export class Link {
   }
 
   /** Tells that the pod has a channel here now. Never rejects: the pod's old channel ends anyway, later. */
-  async moved(podUid: string, at: number): Promise<void> {
+  async moved(podUid: string, at: number, from: string | undefined): Promise<void> {
     await this.#opened.promise.then(
-      () => this.#send({ type: 'moved', podUid, at }),
+      () => this.#send({ type: 'moved', podUid, at, ...(from !== undefined && { from }) }),
       () => undefined,
     )
   }

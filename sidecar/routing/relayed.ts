@@ -39,26 +39,30 @@ export class RelayClient {
     return this.#channel.up
   }
 
-  /** A byte stream to the peer's tunnel endpoint, through the server; once more if the server went away meanwhile. */
-  async dial(podUid: string): Promise<Duplex> {
+  /**
+   * A byte stream to the peer's tunnel endpoint, through the server; once more if the server went away meanwhile. With
+   * `unlessNear` it rejects with `PeerIsNear` where the server sees both come from one public address.
+   */
+  async dial(podUid: string, unlessNear = false): Promise<Duplex> {
     const { welcomes } = this.#channel
     try {
-      return await this.#dialOnce(podUid)
+      return await this.#dialOnce(podUid, unlessNear)
     } catch (error) {
       if (!(error instanceof JoinFailed) && this.#channel.up && this.#channel.welcomes === welcomes)
         throw error
-      return this.#dialOnce(podUid)
+      return this.#dialOnce(podUid, unlessNear)
     }
   }
 
-  async #dialOnce(podUid: string): Promise<Duplex> {
+  async #dialOnce(podUid: string, unlessNear: boolean): Promise<Duplex> {
     try {
-      const ticket = await this.#ticket(podUid) // from whichever server there is by then
+      const ticket = await this.#ticket(podUid, unlessNear) // from whichever server there is by then
       const stream = await joinRelay(this.#channel.server, ticket)
       this.#metrics.relayJoins.inc({ side: 'dialer', outcome: 'joined' })
       return stream
     } catch (error) {
-      this.#metrics.relayJoins.inc({ side: 'dialer', outcome: codeOf(error) })
+      const outcome = error instanceof PeerIsNear ? 'near' : codeOf(error)
+      this.#metrics.relayJoins.inc({ side: 'dialer', outcome })
       throw error
     }
   }
@@ -90,7 +94,7 @@ export class RelayClient {
     }
   }
 
-  async #ticket(podUid: string): Promise<string> {
+  async #ticket(podUid: string, unlessNear: boolean): Promise<string> {
     this.#lastId = (this.#lastId % 1_000_000_000) + 1
     const id = this.#lastId
     const { promise, resolve } = Promise.withResolvers<Answer>()
@@ -100,7 +104,7 @@ export class RelayClient {
     try {
       await this.#channel.untilUp(serverDeadlineMs)
       this.#pending.set(id, { welcomes: this.#channel.welcomes, answer: resolve })
-      if (!this.#channel.send({ type: 'relay', id, podUid }))
+      if (!this.#channel.send({ type: 'relay', id, podUid, ...(unlessNear && { unlessNear }) }))
         throw fail('not-connected', 'the server is away')
       const { welcomes } = this.#channel
       const answer = await withDeadline(
@@ -113,12 +117,16 @@ export class RelayClient {
         throw error
       })
       if (answer.type === 'ticket') return answer.ticket
+      if (answer.code === 'near') throw new PeerIsNear('unreachable', `Cannot relay: ${answer.message}.`)
       throw fail(answer.code === 'limit' ? 'limit' : 'unreachable', answer.message)
     } finally {
       this.#pending.delete(id)
     }
   }
 }
+
+/** The peer is behind the same public address: the cloud should carry nothing if it can be reached without. */
+export class PeerIsNear extends EdgeMeshError {}
 
 /** The ticket was of no use: its owner, or who passes joins on to it, may have gone away meanwhile. */
 class JoinFailed extends EdgeMeshError {}

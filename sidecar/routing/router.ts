@@ -2,7 +2,7 @@ import type { Duplex } from 'node:stream'
 import type { Endpoint } from '#shared/catalogue.ts'
 import { dial } from '#shared/dial.ts'
 import { codeOf, EdgeMeshError, type ErrorCode, sentenceOf } from '#shared/errors.ts'
-import { pause } from '#shared/lifecycle.ts'
+import { pause, withDeadline } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
 import { ports } from '#shared/ports.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
@@ -10,9 +10,12 @@ import type { SessionPool } from '../tunnel/pool.ts'
 import type { BulkStream } from '../tunnel/side-dialer.ts'
 import type { PeerMemory } from './peers.ts'
 import { plan, type RouteKind, type Step, type TunnelRoute, tunnelRoutes } from './plan.ts'
+import { PeerIsNear } from './relayed.ts'
 
 /** How long a TCP connect to an endpoint or its sidecar may take, in ms. */
 const dialDeadlineMs = 4_000
+/** What a first connection waits at most for a punched one where the relay is the last resort: in one LAN that is half a second. */
+const nearDeadlineMs = 1_500
 /** Background steps at once. */
 const maxBehind = 256
 
@@ -28,8 +31,8 @@ export interface Target {
 
 export interface Relay {
   readonly available: boolean
-  /** A byte stream to the peer through the server; `peer-absent` and the like as errors. */
-  dial(podUid: string): Promise<Duplex>
+  /** A byte stream to the peer through the server; `PeerIsNear`, where that is asked for, and the like as errors. */
+  dial(podUid: string, unlessNear?: boolean): Promise<Duplex>
 }
 
 export interface Connected {
@@ -174,14 +177,21 @@ export class Router {
     }
   }
 
-  async #prepare(route: TunnelRoute, target: Target, podUid: string): Promise<TunnelRoute> {
+  /** The route that has a session then: where the peer turns out to be near, that may be another one. */
+  async #prepare(
+    route: TunnelRoute,
+    target: Target,
+    podUid: string,
+    unlessNear = route === 'relayed' && this.#mayPunch(podUid),
+  ): Promise<TunnelRoute> {
     const { pools, memory, metrics, log } = this.#options
     try {
       if (!(route === 'punched' ? pools[route].hasRoom(podUid) : pools[route].has(podUid)))
-        await pools[route].prepare(podUid, () => this.#dial(route, target, podUid))
+        await pools[route].prepare(podUid, () => this.#dial(route, target, podUid, unlessNear))
       memory.succeeded(podUid, route)
       return route
     } catch (error) {
+      if (error instanceof PeerIsNear) return this.#prepareNear(target, podUid)
       if (route !== 'relayed') memory.failed(podUid, route, performance.now())
       metrics.routeFailures.inc({ route, reason: codeOf(error) })
       log.debug({ podUid, route, error: sentenceOf(error) }, 'a route failed')
@@ -189,9 +199,28 @@ export class Router {
     }
   }
 
-  async #dial(route: TunnelRoute, target: Target, podUid: string): Promise<Duplex> {
+  /** Both come from one public address, so they are in one network, most likely: the cloud is the last resort. */
+  async #prepareNear(target: Target, podUid: string): Promise<TunnelRoute> {
+    try {
+      return await withDeadline(
+        this.#prepare('punched', target, podUid),
+        nearDeadlineMs,
+        `punch to pod ${podUid}, which is near,`,
+      )
+    } catch {
+      return this.#prepare('relayed', target, podUid, false)
+    }
+  }
+
+  /** Not while earlier attempts are remembered to have failed. */
+  #mayPunch(podUid: string): boolean {
+    const now = performance.now()
+    return (this.#options.memory.blockedUntil(podUid).punched ?? now) <= now
+  }
+
+  async #dial(route: TunnelRoute, target: Target, podUid: string, unlessNear = false): Promise<Duplex> {
     const { relay, puncher, memory, self, signal, tunnelPort = ports.tunnel } = this.#options
-    if (route === 'relayed') return relay.dial(podUid)
+    if (route === 'relayed') return relay.dial(podUid, unlessNear)
     if (route === 'punched') return puncher.dial(podUid, memory.failures(podUid, 'punched'))
     // The family that the app asked for first, then the pod's other address; never an address of our own.
     const candidates = [target.address, ...target.endpoint.addresses.filter((a) => a !== target.address)]

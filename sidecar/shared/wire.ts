@@ -99,8 +99,11 @@ const clientMessage = tagged({
   renew: object({ request: certificateRequest }),
   subscribe: object({ service: serviceId }),
   unsubscribe: object({ service: serviceId }),
-  /** Asks for a relayed connection to a peer; answered by `ticket` or `failed` with the same id. */
-  relay: object({ id: requestId, podUid }),
+  /**
+   * Asks for a relayed connection to a peer; answered by `ticket` or `failed` with the same id. With `unlessNear` it fails with
+   * `near` where both come from one public address: the pod punches first, and asks again if that fails.
+   */
+  relay: object({ id: requestId, podUid, unlessNear: optional(flag) }),
   /** Asks for a punched connection to a peer, for the `attempt`th time since one succeeded; answered by `meet` or `unpunched`. */
   punch: object({ id: requestId, podUid, attempt: integer(0, 1_000_000) }),
   /** What became of a rendezvous, by the side that had asked for it. */
@@ -155,7 +158,7 @@ const serverMessage = tagged({
   /** The ports that this pod declares (containerPorts and the targetPorts of services): all it may be dialled at. */
   self: object({ ports: list(integer(1, 65_535), 10_000) }),
   ticket: object({ id: requestId, ticket: ticketText }),
-  failed: object({ id: requestId, code: oneOf(...failureCodes), message: text(1_000) }),
+  failed: object({ id: requestId, code: oneOf(...failureCodes, 'near'), message: text(1_000) }),
   /** A peer, `from`, wants to reach this pod: join the relay with this ticket and serve the tunnel on it. */
   incoming: object({ ticket: ticketText, from: optional(podUid) }),
   /** Connect to the rendezvous with this ticket; `id` when it answers our own `punch`, `from` who asked when not. */
@@ -195,8 +198,8 @@ const replicaMessage = tagged({
   deliver: object({ id: requestId, podUid, wait: flag, message: serverMessage }),
   /** Whether the pod was there to take it. */
   delivered: object({ id: requestId, taken: flag }),
-  /** The pod has a channel here since `at` (ms since the epoch): older ones elsewhere are void. */
-  moved: object({ podUid, at: integer(0, Number.MAX_SAFE_INTEGER) }),
+  /** The pod has a channel here since `at` (ms since the epoch), seen from `from`: older ones elsewhere are void. */
+  moved: object({ podUid, at: integer(0, Number.MAX_SAFE_INTEGER), from: optional(ipAddress) }),
   /** A pod has come to a rendezvous of yours, by our port. */
   sighted: object({ ticket: ticketText, sighting }),
 })

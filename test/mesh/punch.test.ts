@@ -107,21 +107,41 @@ describe('two sites whose pods are connected to different replicas of the server
   })
 })
 
-describe('two nodes of one LAN without a CNI', () => {
-  beforeAll(async () => {
-    lab = await Lab.up({ noCni: true })
-    await startServer(lab, 'tcp-echo-edge')
-  })
+describe.each([1, 2] as const)(
+  'two nodes of one LAN without a CNI, and %i replicas of the server',
+  (replicas) => {
+    const joins = (outcome: string) =>
+      metric(lab, 'client', `edgemesh_relay_joins_total{side="dialer",outcome="${outcome}"}`)
 
-  afterAll(async () => {
-    await lab?.down()
-  })
+    beforeAll(async () => {
+      lab = await Lab.up({ noCni: true, replicas })
+      await startServer(lab, 'tcp-echo-edge')
+      if (replicas === 1) return
+      await place(lab, 'client', 'server')
+      await place(lab, 'tcp-echo-edge', 'server-2')
+    })
 
-  it('meet at the addresses of their nodes, and the cloud carries nothing any more', async () => {
-    await upgrade('client', 'edge')
-    const carried = await metric(lab, 'mkmaster1', 'edgemesh_relay_pairs')
-    expect(await routeOf('client', 'edge')).toBe('punched')
-    // The relayed lane has ended meanwhile, or will.
-    expect(await metric(lab, 'mkmaster1', 'edgemesh_relay_pairs')).toBeLessThanOrEqual(carried)
-  })
-})
+    afterAll(async () => {
+      await lab?.down()
+    })
+
+    it('meet at the addresses of their nodes at once, and the cloud carries no byte', async () => {
+      expect(await routeOf('client', 'edge')).toBe('punched')
+      expect(await routeOf('client', 'edge')).toBe('punched')
+      expect([await joins('near'), await joins('joined')]).toEqual([1, 0])
+      expect(await metric(lab, 'mkmaster1', 'edgemesh_relay_pairs')).toBe(0)
+    })
+
+    it('are served by the relay where nothing passes between them, and wait for that once', async () => {
+      const rule = ['PREROUTING', '-s', '192.168.1.3', '-j', 'DROP']
+      await lab.run('mkedge2', ['iptables', '-t', 'raw', '-I', ...rule])
+      await lab.stopSidecar('client')
+      await lab.startSidecar('client')
+      expect(await routeOf('client', 'edge')).toBe('relayed')
+      expect(await routeOf('client', 'edge')).toBe('relayed')
+      expect(await joins('near'), 'the second one did not try').toBe(1)
+      await lab.run('mkedge2', ['iptables', '-t', 'raw', '-D', ...rule])
+      await expect.poll(() => routeOf('client', 'edge'), patient).toBe('punched')
+    })
+  },
+)
