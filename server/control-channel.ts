@@ -6,6 +6,7 @@ import type { Logger } from '#shared/log.ts'
 import { natOf } from '#shared/nat.ts'
 import { Secret } from '#shared/secret.ts'
 import { isProofValid } from '#shared/tls.ts'
+import { TokenBucket } from '#shared/token-bucket.ts'
 import {
   type Address,
   type CertificateRequest,
@@ -19,7 +20,6 @@ import { Feed, type FeedSource } from './feed.ts'
 import type { Participant } from './meetings.ts'
 import type { Presence } from './registry.ts'
 import type { NatKnowledge } from './rendezvous.ts'
-import { TokenBucket } from './token-bucket.ts'
 import type { VerifiedToken } from './token-verifier/verifier.ts'
 
 /** How long a connection may be without its hello, in ms. What waits for us afterwards is not the client's fault. */

@@ -38,7 +38,7 @@ const resets = { streamResetBurst: 20_000, streamResetRate: 2_000 }
 
 const tooMuch = {
   refuse: 'limit',
-  why: 'the peer has too many streams, or reads too little of them',
+  why: 'the peer has or opens too many streams, or reads too little of them',
 } as const
 
 export interface InboundOptions {
@@ -226,7 +226,7 @@ export class Inbound {
     const decision = this.#draining
       ? { refuse: 'stopping' as const, why: 'the pod is stopping' }
       : decideInbound(method, authority, { ...this.#options.self(), ownPorts: sidecarPorts })
-    const over = 'refuse' in decision ? undefined : this.#admit(peer)
+    const over = this.#admit(peer, stream, 'refuse' in decision)
     if ('refuse' in decision || over === undefined) {
       const { refuse, why } = 'refuse' in decision ? decision : tooMuch
       this.#refuse(stream, refuse)
@@ -240,8 +240,19 @@ export class Inbound {
     await this.#serve(stream, decision, entry, this.#limits.budgetOf(peer.podUid))
   }
 
-  #admit({ podUid }: PodIdentity): (() => void) | undefined {
-    return this.#limits.budgetOf(podUid).full ? undefined : this.#limits.streams.take(podUid)
+  /** Refused streams count for the rate, as they cost as much; what is not admitted is undefined. */
+  #admit(
+    { podUid }: PodIdentity,
+    { session }: ServerHttp2Stream,
+    isRefused: boolean,
+  ): (() => void) | undefined {
+    const mayOpen = this.#limits.mayOpen(podUid)
+    if (mayOpen === 'abuse') {
+      this.#onLimit(podUid, 'it goes on opening streams that are too many')
+      session?.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM)
+    }
+    if (mayOpen !== true || isRefused || this.#limits.budgetOf(podUid).full) return undefined
+    return this.#limits.streams.take(podUid)
   }
 
   async #serve(

@@ -1,3 +1,4 @@
+import { TokenBucket } from '#shared/token-bucket.ts'
 import { Shares } from '../shares.ts'
 import { ByteBudget } from './byte-budget.ts'
 import { sessionWindow, streamWindow } from './windows.ts'
@@ -13,6 +14,10 @@ export const peerLimits = {
   /** Enough for all its streams, and as much again while others retire. */
   sessionsOfPeer: 32,
   streamsOfPeer: 2_000,
+  /** New streams of a peer's sessions, in a second and at once: what is more than a few goes by lanes. Each costs half a millisecond. */
+  newStreams: { perSecond: 2_000, burst: 4_000 },
+  /** Streams that it was refused for that: it does not listen, so its sessions end. */
+  excess: { perSecond: 200, burst: 2_000 },
   /** Of the pump's connections. */
   sidesOfPeer: 128,
   /** What apps have sent and the peer does not read. */
@@ -31,10 +36,27 @@ export class PeerLimits {
   readonly streams = new Shares(peerLimits.streamsOfPeer)
   readonly sides = new Shares(peerLimits.sidesOfPeer)
   readonly #budgets = new Map<string, ByteBudget>()
+  readonly #rates = new Map<string, { opened: TokenBucket; excess: TokenBucket }>()
 
   /** How much may be on its way in the session that the peer has opened last, in bytes. */
   windowOf(podUid: string): number {
     return this.sessions.of(podUid) <= peerLimits.wideSessions ? sessionWindow : narrowWindow
+  }
+
+  /** Whether the peer may open one more stream now; `abuse` when it has been refused far too many. */
+  mayOpen(podUid: string, now = performance.now()): boolean | 'abuse' {
+    const { newStreams, excess } = peerLimits
+    const rates = this.#rates.get(podUid) ?? {
+      opened: new TokenBucket(newStreams.burst, newStreams.perSecond),
+      excess: new TokenBucket(excess.burst, excess.perSecond),
+    }
+    this.#rates.set(podUid, rates) // a peer that comes back is the same
+    for (const oldest of this.#rates.keys()) {
+      if (this.#rates.size <= 2 * peerLimits.sessions) break
+      this.#rates.delete(oldest)
+    }
+    if (rates.opened.take(now)) return true
+    return rates.excess.take(now) ? false : 'abuse'
   }
 
   /** What is held of one peer. */

@@ -98,6 +98,17 @@ describe('while a sidecar floods, the connections of another go on with right by
     end()
   })
 
+  it('and it loses its session when it opens and resets streams without end', async () => {
+    const refused = 'edgemesh_handshake_failures_total{direction="inbound",reason="limit"}'
+    const before = await metric(lab, 'tcp-echo-edge', refused)
+    const { reached, end } = await flood('resets')
+    await untilTheyGoOn()
+    end()
+    expect(reached.ended).toBe(true)
+    expect(Number(reached.opened), 'before Node itself has had enough').toBeLessThan(20_000)
+    expect(await metric(lab, 'tcp-echo-edge', refused)).toBeGreaterThan(before)
+  })
+
   it('and its handshakes that do not go on are bounded', async () => {
     const refused = 'edgemesh_handshake_failures_total{direction="inbound",reason="limit"}'
     const before = await metric(lab, 'tcp-echo-edge', refused)

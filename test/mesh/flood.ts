@@ -1,5 +1,5 @@
 // A hostile sidecar: floods a tunnel endpoint, or the server, with the certificate or token of a pod.
-//   node flood.ts streams|unread|handshakes --ca FOLDER --uid UID --to IP --expect UID
+//   node flood.ts streams|unread|resets|handshakes --ca FOLDER --uid UID --to IP --expect UID
 //   node flood.ts control|joins --server HOST:PORT --token FILE --bundle FILE --uid UID --expect UID
 // Prints one JSON line once the flood stands, keeps it up until a line comes on standard input, and ends.
 import { once } from 'node:events'
@@ -88,6 +88,28 @@ async function unread(): Promise<object> {
   return { status: 200 }
 }
 
+/** Streams that are opened and reset as fast as they can be, until the endpoint ends the session, or there were far too many. */
+async function resets(): Promise<object> {
+  const [session] = await openSessions(1)
+  let opened = 0
+  while (session !== undefined && !session.destroyed && opened < 100_000) {
+    for (let i = 0; i < 50 && !session.closed && !session.destroyed; i++, opened++) {
+      const stream = session.request(
+        { ':method': 'CONNECT', ':authority': `${to}:8080` },
+        { endStream: false },
+      )
+      stream.on('error', () => undefined)
+      stream.close()
+    }
+    const { promise, resolve } = Promise.withResolvers<void>()
+    session.once('close', resolve)
+    if (!session.ping(() => resolve())) break // it is closed
+    await promise
+    session.off('close', resolve)
+  }
+  return { ended: session?.destroyed ?? false, opened }
+}
+
 /** TLS handshakes that never go on: how many of them the endpoint lets stand. */
 async function handshakes(): Promise<object> {
   const hello = Buffer.from([0x16, 3, 1, 2, 0, 1]) // a record that lacks all but its first bytes
@@ -148,6 +170,7 @@ async function joins(): Promise<object> {
 const floods: Record<string, () => Promise<object>> = {
   streams,
   unread,
+  resets,
   handshakes,
   control,
   joins,
