@@ -1,6 +1,7 @@
-import { close, setDeadPeerTimeout, setShared } from '#shared/pump/libc.ts'
+import { close } from '#shared/pump/libc.ts'
 import { TlsConnection } from '#shared/pump/openssl.ts'
 import type { PumpWorker } from '#shared/pump/orders.ts'
+import { setDeadPeerTimeout, setShared } from '#shared/pump/tcp.ts'
 import { Shares } from '../shares.ts'
 import { socketAddressOf } from './address.ts'
 import { Lane } from './lane.ts'

@@ -134,6 +134,24 @@ describe.each(modes)('with the fast path $fastPath', ({ fastPath, bulk, megabyte
     })
   })
 
+  // Nothing of it is any route's, or the pump's, so once is enough.
+  if (fastPath === 'auto')
+    describe('a service without an endpoint that can be reached', () => {
+      it('shows the client a reset', async () => {
+        const [address] = lab.setService('gone', ['tcp-echo-cloud'], [port])
+        const gone = `${crypto.randomUUID()}`
+        lab.writeManifest('service-gone', unreachableService('gone', address, gone))
+        await expect
+          .poll(() => lab.admin('client', '/status').then((s) => JSON.parse(s).catalogue.version), {
+            timeout: 60_000,
+          })
+          .toBeGreaterThan(1)
+        const result = await client('failing', 'gone', port)
+        expect(result).toEqual({ bytes: 0, by: 'reset' })
+        await expect.poll(lastReason, patient).toMatch(/^(unreachable|timeout|no-endpoint)$/)
+      })
+    })
+
   describe.each(routes)('the $route route', ({ route, service, pod }) => {
     const report = async () => servers.get(pod)?.next()
 
@@ -226,20 +244,6 @@ describe.each(modes)('with the fast path $fastPath', ({ fastPath, bulk, megabyte
     it('resets when the service has no such port', async () => {
       expect(await client('failing', service, 9_999)).toEqual({ bytes: 0, by: 'reset' })
       await expect.poll(lastReason, patient).toBe('refused')
-    })
-
-    it('resets when the only endpoint is nowhere to be reached', async () => {
-      const [address] = lab.setService(`gone-${route}`, [pod], [port])
-      const gone = `${crypto.randomUUID()}`
-      lab.writeManifest(`service-gone-${route}`, unreachableService(`gone-${route}`, address, gone))
-      await expect
-        .poll(() => lab.admin('client', '/status').then((s) => JSON.parse(s).catalogue.version), {
-          timeout: 60_000,
-        })
-        .toBeGreaterThan(1)
-      const result = await client('failing', `gone-${route}`, port)
-      expect(result).toEqual({ bytes: 0, by: 'reset' })
-      await expect.poll(lastReason, patient).toMatch(/^(unreachable|timeout|no-endpoint)$/)
     })
 
     it('goes on when the server is restarted under load, and no connection hangs', async () => {

@@ -19,12 +19,11 @@ import {
   sendFlags,
   shutdown,
   splice,
-  TCP_CLOSE,
-  tcpState,
 } from './libc.ts'
 import { BROKEN, ENDED, sealedBytes, type TlsConnection, WANTS_READ, WANTS_WRITE } from './openssl.ts'
 import { unpace } from './pacing.ts'
 import { widen } from './send-buffer.ts'
+import { TCP_CLOSE, tcpState } from './tcp.ts'
 
 /** How often a full send buffer is looked at more closely: that costs two calls. */
 const widenEvery = 16

@@ -1,4 +1,4 @@
-import { congestionControlOf, type Flight, flightOf, setCongestionControl } from './libc.ts'
+import { congestionControlOf, type Flight, flightOf, setCongestionControl } from './tcp.ts'
 
 /** A path that has been faster than this is inside one site, or one node; in ms. */
 const nearMs = 1

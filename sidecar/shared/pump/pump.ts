@@ -1,9 +1,10 @@
 import { Worker } from 'node:worker_threads'
 import { EdgeMeshError, sentenceOf } from '../errors.ts'
 import type { Logger } from '../log.ts'
-import { close, closeWithReset, dup, epoll, eventfd, setDeadPeerTimeout, wake } from './libc.ts'
+import { close, closeWithReset, dup, epoll, eventfd, wake } from './libc.ts'
 import type { Order, Report, WorkerData } from './messages.ts'
 import type { TlsIdentity } from './openssl.ts'
+import { setDeadPeerTimeout } from './tcp.ts'
 
 /** Each may hold two descriptors and half a megabyte of the user's pipe pages. */
 const maxPipes = 32

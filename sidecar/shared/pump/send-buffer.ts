@@ -1,4 +1,5 @@
-import { bareSocket, close, type Flight, flightOf, sendBufferOf, setSendBuffer } from './libc.ts'
+import { bareSocket, close } from './libc.ts'
+import { type Flight, flightOf, sendBufferOf, setSendBuffer } from './tcp.ts'
 
 /** What a send buffer is raised to, in bytes: with the kernel's overhead it carries some 350 Mbit/s over 100 ms. */
 const wideBytes = 3 * 1024 * 1024

@@ -2,8 +2,8 @@ import { connect, createServer } from 'node:net'
 import { expect, it } from 'vitest'
 import { descriptorOf } from '../../../../sidecar/shared/descriptor.ts'
 import { Port } from '../../../../sidecar/shared/pump/lanes.ts'
-import { congestionControlOf, setCongestionControl } from '../../../../sidecar/shared/pump/libc.ts'
 import { isPacedInVain } from '../../../../sidecar/shared/pump/pacing.ts'
+import { congestionControlOf, setCongestionControl } from '../../../../sidecar/shared/pump/tcp.ts'
 
 it.each([
   { minRttMs: 0.05, congestionControl: 'bbr', is: true },

@@ -1,8 +1,8 @@
 import { connect, createServer, type Socket } from 'node:net'
 import { expect, it } from 'vitest'
 import { descriptorOf } from '../../../../sidecar/shared/descriptor.ts'
-import { sendBufferOf } from '../../../../sidecar/shared/pump/libc.ts'
 import { grantedBytes, isTooNarrow, widen } from '../../../../sidecar/shared/pump/send-buffer.ts'
+import { sendBufferOf } from '../../../../sidecar/shared/pump/tcp.ts'
 
 const MB = 1_000_000
 
