@@ -106,17 +106,17 @@ describe('an authenticated peer that speaks the protocol itself', () => {
   })
 
   it.each([
-    ['is malformed', 'malformed', () => []],
-    ['is more than the window', 'window', () => [`${ip()}:8080`]],
-    ['asks for what is forbidden, again and again', 'flood', () => [`${ip()}:22`]],
-    ['is half a handshake', 'half', () => []],
-    ['is no handshake', 'silent', () => []],
+    ['is malformed', ['malformed'], () => []],
+    ['is more than the window', ['window'], () => [`${ip()}:8080`]],
+    ['asks for what is forbidden, again and again', ['flood'], () => [`${ip()}:22`]],
+    ['is half a handshake, or none', ['half', 'silent'], () => []],
   ])(
     'is cut off when what it sends %s, and others are not',
-    async (_title, what, authorities) => {
+    async (_title, floods, authorities) => {
       await untilByLane(addressOf('edge'))
       const open = await started(addressOf('edge'), 'steady-one-connection')
-      expect(await peer(what, ...authorities())).toEqual({ ended: true })
+      const ends = await Promise.all(floods.map((what) => peer(what, ...authorities())))
+      expect(ends).toEqual(floods.map(() => ({ ended: true })))
       expect(await open.finish()).toMatchObject({ lived: true })
       await expect.poll(() => metric(lab, 'tcp-echo-edge', 'edgemesh_express_connections '), patient).toBe(0)
     },
