@@ -65,6 +65,8 @@ export class Router {
   readonly #options: RouterOptions
   /** Background steps under way, by route and peer. */
   readonly #behind = new Set<string>()
+  /** Near peers that the relay is asked for all the same. */
+  readonly #insisting = new Set<string>()
 
   constructor(options: RouterOptions) {
     this.#options = options
@@ -208,13 +210,15 @@ export class Router {
         `punch to pod ${podUid}, which is near,`,
       )
     } catch {
-      return this.#prepare('relayed', target, podUid, false)
+      this.#insisting.add(podUid)
+      return this.#prepare('relayed', target, podUid, false).finally(() => this.#insisting.delete(podUid))
     }
   }
 
-  /** Not while earlier attempts are remembered to have failed. */
+  /** Not while earlier attempts are remembered to have failed, or somebody has waited for one in vain: dials are shared. */
   #mayPunch(podUid: string): boolean {
     const now = performance.now()
+    if (this.#insisting.has(podUid)) return false
     return (this.#options.memory.blockedUntil(podUid).punched ?? now) <= now
   }
 
