@@ -189,5 +189,4 @@ process.stdin.once('data', () => {
 await Promise.all(firsts)
 console.log(JSON.stringify({ ready: true }))
 await Promise.all(work)
-console.log(JSON.stringify(report))
-process.exit(0)
+process.stdout.write(`${JSON.stringify(report)}\n`, () => process.exit(0)) // a long line is not written at once

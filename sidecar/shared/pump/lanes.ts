@@ -21,7 +21,7 @@ import {
   splice,
 } from './libc.ts'
 import { BROKEN, ENDED, sealedBytes, type TlsConnection, WANTS_READ, WANTS_WRITE } from './openssl.ts'
-import { unpace } from './pacing.ts'
+import { Unpaced } from './pacing.ts'
 import { widen } from './send-buffer.ts'
 import { TCP_CLOSE, tcpState } from './tcp.ts'
 
@@ -44,6 +44,7 @@ export class Port {
   hungUp = false
   failed = false
   #fulls = 0
+  #unpaced: Unpaced | undefined
   #isWide = false
 
   constructor(fd: number, ending: Ending = { sent: false }) {
@@ -61,7 +62,8 @@ export class Port {
   /** A write would block. */
   full(): void {
     this.writable = false
-    if (this.#fulls === 0) unpace(this.fd)
+    if (this.#fulls === 0) this.#unpaced = Unpaced.of(this.fd)
+    else if (this.#unpaced?.check() === false) this.#unpaced = undefined
     if (!this.#isWide && ++this.#fulls % widenEvery === 0) this.#isWide = widen(this.fd)
   }
 

@@ -2,18 +2,32 @@ import { connect, createServer } from 'node:net'
 import { expect, it } from 'vitest'
 import { descriptorOf } from '../../../../sidecar/shared/descriptor.ts'
 import { Port } from '../../../../sidecar/shared/pump/lanes.ts'
-import { isPacedInVain } from '../../../../sidecar/shared/pump/pacing.ts'
+import { isFar, isPacedInVain, Unpaced } from '../../../../sidecar/shared/pump/pacing.ts'
 import { congestionControlOf, setCongestionControl } from '../../../../sidecar/shared/pump/tcp.ts'
 
 it.each([
-  { minRttMs: 0.05, congestionControl: 'bbr', is: true },
-  { minRttMs: 0.99, congestionControl: 'bbr', is: true },
-  { minRttMs: 1, congestionControl: 'bbr', is: false },
-  { minRttMs: 40, congestionControl: 'bbr', is: false },
-  { minRttMs: 0.05, congestionControl: 'cubic', is: false },
-  { minRttMs: 0.05, congestionControl: '', is: false },
-])('$congestionControl at $minRttMs ms is in vain: $is', ({ minRttMs, congestionControl, is }) => {
-  expect(isPacedInVain({ minRttMs }, congestionControl)).toBe(is)
+  { minRttMs: 0.05, rttMs: 0.05, congestionControl: 'bbr', is: true },
+  { minRttMs: 0.05, rttMs: 9, congestionControl: 'bbr', is: true },
+  { minRttMs: 0.05, rttMs: 10, congestionControl: 'bbr', is: false },
+  { minRttMs: 0.99, rttMs: 2, congestionControl: 'bbr', is: true },
+  { minRttMs: 1, rttMs: 1, congestionControl: 'bbr', is: false },
+  { minRttMs: 40, rttMs: 40, congestionControl: 'bbr', is: false },
+  { minRttMs: 0.05, rttMs: 0.05, congestionControl: 'cubic', is: false },
+  { minRttMs: 0.05, rttMs: 0.05, congestionControl: '', is: false },
+])(
+  '$congestionControl at $rttMs ms, $minRttMs at best, is in vain: $is',
+  ({ congestionControl, is, ...times }) => {
+    expect(isPacedInVain(times, congestionControl)).toBe(is)
+  },
+)
+
+it.each([
+  { rttMs: 0.05, is: false },
+  { rttMs: 9.9, is: false },
+  { rttMs: 10, is: true },
+  { rttMs: 400, is: true },
+])('a path of $rttMs ms is far: $is', ({ rttMs, is }) => {
+  expect(isFar({ rttMs })).toBe(is)
 })
 
 it('on loopback, a full connection with BBR gets the windows of Reno; what the node has chosen else stays', async () => {
@@ -32,8 +46,9 @@ it('on loopback, a full connection with BBR gets the windows of Reno; what the n
     port.full()
     expect(congestionControlOf(fd)).toBe(before === 'bbr' ? 'reno' : before)
     setCongestionControl(fd, wanted)
-    port.full()
-    expect(congestionControlOf(fd), 'it is looked at once').toBe(before)
+    const unpaced = Unpaced.of(fd)
+    expect(unpaced !== undefined).toBe(before === 'bbr')
+    expect(unpaced?.check(performance.now() + 1_000), 'the path is as near as it was').not.toBe(false)
     socket.destroy()
   }
   server.close()
