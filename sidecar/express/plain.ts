@@ -41,7 +41,7 @@ export class PlainConnection implements Carried {
       close(fd)
       return false
     }
-    const upstream = new Port(fd)
+    const upstream = new Port(fd, { mayUnpace: true })
     upstream.readable = false
     upstream.writable = false
     this.#upstream = upstream

@@ -80,7 +80,7 @@ export class ServedConnection implements LaneUser, Carried {
       this.#refuse(endingOf(error))
       return
     }
-    const app = new Port(fd)
+    const app = new Port(fd, { mayUnpace: true })
     app.readable = false
     app.writable = false
     this.#app = app

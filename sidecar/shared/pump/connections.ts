@@ -25,7 +25,10 @@ export class JoinedSockets implements Connection {
     order: { id: number; a: number; b: number; aEnded: boolean; bEnded: boolean },
     pipes: PipePool,
   ) {
-    const [a, b] = [new Port(order.a, { sent: order.bEnded }), new Port(order.b, { sent: order.aEnded })]
+    const [a, b] = [
+      new Port(order.a, { ending: { sent: order.bEnded } }),
+      new Port(order.b, { ending: { sent: order.aEnded } }),
+    ]
     this.id = order.id
     this.ports = [a, b]
     this.#joint = new Joint(a, b, pipes, order)
@@ -104,13 +107,13 @@ export class SideConnection implements Connection {
   /** The port to be watched, if any. `ended`: our FIN to it was sent before. */
   feed(fd: number | undefined, ended: boolean): Port | undefined {
     if (ended) this.#ending.sent = true
-    const port = fd === undefined ? undefined : new Port(fd, this.#ending)
+    const port = fd === undefined ? undefined : new Port(fd, { ending: this.#ending })
     this.#feed = { lane: new EncryptLane(port, this.#tls, this.#tlsPort), port, turn: 'more' }
     return this.#watch(port)
   }
 
   drain(fd: number | undefined): Port | undefined {
-    const port = fd === undefined ? undefined : new Port(fd, this.#ending)
+    const port = fd === undefined ? undefined : new Port(fd, { ending: this.#ending })
     this.#drain = { lane: new DecryptLane(this.#tls, this.#tlsPort, port), port, turn: 'more' }
     return this.#watch(port)
   }

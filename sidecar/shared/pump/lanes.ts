@@ -33,6 +33,11 @@ export interface Ending {
   sent: boolean
 }
 
+export interface PortOptions {
+  ending?: Ending
+  mayUnpace?: boolean
+}
+
 /** What a descriptor is ready for, as edge-triggered epoll has told; a call that would block takes it back. */
 export class Port {
   readonly fd: number
@@ -44,12 +49,15 @@ export class Port {
   hungUp = false
   failed = false
   #fulls = 0
+  readonly #mayUnpace: boolean
   #unpaced: Unpaced | undefined
   #isWide = false
 
-  constructor(fd: number, ending: Ending = { sent: false }) {
+  /** `mayUnpace`: it carries one connection of an app, and not what many streams depend on for long. */
+  constructor(fd: number, { ending = { sent: false }, mayUnpace = false }: PortOptions = {}) {
     this.fd = fd
     this.ending = ending
+    this.#mayUnpace = mayUnpace
   }
 
   on(events: number): void {
@@ -62,7 +70,7 @@ export class Port {
   /** A write would block. */
   full(): void {
     this.writable = false
-    if (this.#fulls === 0) this.#unpaced = Unpaced.of(this.fd)
+    if (this.#fulls === 0 && this.#mayUnpace) this.#unpaced = Unpaced.of(this.fd)
     else if (this.#unpaced?.check() === false) this.#unpaced = undefined
     if (!this.#isWide && ++this.#fulls % widenEvery === 0) this.#isWide = widen(this.fd)
   }
