@@ -1,12 +1,14 @@
 /** What a stream begins with, in bytes; where much is granted already, the lesser. */
 const initialWindow = 64 * 1024
 const scarceWindow = 16 * 1024
-/** One stream may have 4 MiB on its way: 335 Mbit/s at 100 ms. */
-const maxWindow = 4 * 1024 * 1024
+/** One stream may have 6 MiB on its way, with what waits for credit: some 400 Mbit/s at 100 ms. */
+const maxWindow = 6 * 1024 * 1024
 /** Of all streams of the process: what their apps do not take may come to lie in our memory. */
-const budgetBytes = 6 * 1024 * 1024
+const budgetBytes = 10 * 1024 * 1024
 /** One stream may add this part of what is left: a few that were fast once must not have it all. */
 const growthShare = 1 / 2
+/** Credit is given for so much of a window at once: what waits for it is not on its way. */
+const creditShare = 1 / 4
 
 /** An app that takes a windowful in so short a time needs more on its way, even if it is late now and then; in ms. */
 const fastMs = 50
@@ -79,11 +81,12 @@ export class Window {
     this.#taken += bytes
     this.#withoutDelay = someWait ? 0 : this.#withoutDelay + bytes
     this.#passed += bytes
-    if (this.#taken < this.#size / 2) return 0
+    if (this.#taken < this.#size * creditShare) return 0
     let credit = this.#taken
-    if (this.#isFast() && this.#size < maxWindow && this.#windows.grow(this.#size)) {
-      credit += this.#size
-      this.#size *= 2
+    const more = Math.min(this.#size, maxWindow - this.#size)
+    if (this.#isFast() && more > 0 && this.#windows.grow(more)) {
+      credit += more
+      this.#size += more
       this.#withoutDelay = 0
     }
     this.#taken = 0

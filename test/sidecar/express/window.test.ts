@@ -20,11 +20,11 @@ function grow(window: Window): number {
 }
 
 describe('a window', () => {
-  it('gives credit once half of it was taken, for what was taken', () => {
+  it('gives credit once a quarter of it was taken, for what was taken', () => {
     const window = new Windows().open()
     expect(window.size).toBe(64 * KiB)
-    expect(pass(window, 32 * KiB - 1)).toBe(0)
-    expect(pass(window, 1)).toBe(32 * KiB)
+    expect(pass(window, 16 * KiB - 1)).toBe(0)
+    expect(pass(window, 1)).toBe(16 * KiB)
   })
 
   it.each([
@@ -48,16 +48,16 @@ describe('a window', () => {
     expect(window.size).toBe(64 * KiB)
   })
 
-  it('doubles up to 4 MiB while the app keeps up', () => {
+  it('doubles up to 6 MiB while the app keeps up', () => {
     const window = new Windows().open()
     expect(pass(window, 64 * KiB)).toBe(128 * KiB)
     expect(window.size).toBe(128 * KiB)
-    expect(grow(window)).toBe(4 * MiB)
+    expect(grow(window)).toBe(6 * MiB)
   })
 
   it.each([
     ['stays as it is where the app is too slow, once in each windowful', 50, 64 * KiB],
-    ['doubles all the same where the windowful was taken in a short time', 49, 4 * MiB],
+    ['doubles all the same where the windowful was taken in a short time', 49, 6 * MiB],
   ])('%s: %d ms', (_title, windowfulMs, size) => {
     let now = 0
     const window = new Windows(() => now).open()
@@ -73,16 +73,16 @@ describe('a window', () => {
 describe('all windows together', () => {
   it('leave something to grow for those that come later', () => {
     const windows = new Windows()
-    const sizes = Array.from({ length: 8 }, () => grow(windows.open()))
-    expect(windows.granted).toBeLessThan(7 * MiB)
-    expect(sizes[0]).toBe(4 * MiB)
+    const sizes = Array.from({ length: 16 }, () => grow(windows.open()))
+    expect(windows.granted).toBeLessThan(11 * MiB)
+    expect(sizes[0]).toBe(6 * MiB)
     expect(sizes[1]).toBeGreaterThanOrEqual(512 * KiB)
     expect(Math.min(...sizes)).toBe(16 * KiB)
   })
 
   it('are smaller where much is granted, and as before where it was given back', () => {
     const windows = new Windows()
-    const open = Array.from({ length: 6 * 16 }, () => windows.open())
+    const open = Array.from({ length: 10 * 16 }, () => windows.open())
     expect(new Set(open.map((w) => w.size))).toEqual(new Set([64 * KiB]))
     const scarce = windows.open()
     expect(scarce.size).toBe(16 * KiB)
