@@ -1,4 +1,4 @@
-import { isIP } from 'node:net'
+import { BlockList, isIP } from 'node:net'
 import { EdgeMeshError } from '#shared/errors.ts'
 import { ports, SIDECAR_UID } from '#shared/ports.ts'
 
@@ -32,10 +32,8 @@ export interface Table {
 
 export const rootChain = 'EDGE-MESH'
 const tcpChain = 'EDGE-MESH-TCP'
-const queryChain = 'EDGE-MESH-DNS-OUT'
-const replyChain = 'EDGE-MESH-DNS-IN'
-const serviceOutChain = 'EDGE-MESH-OUT'
-const serviceInChain = 'EDGE-MESH-IN'
+const untrackedOutChain = 'EDGE-MESH-OUT'
+const untrackedInChain = 'EDGE-MESH-IN'
 const reclaimChain = 'EDGE-MESH-RECLAIM'
 
 /**
@@ -109,11 +107,9 @@ export function tablesFor(capture: Capture): Table[] {
     jumps: [{ from: 'OUTPUT', rule: `${comment('edgemesh root chain')} -j ${rootChain}` }],
   }
   const raw = [
-    ...(servers.length === 0 ? [] : [untrackedDns(servers.map(host))]),
-    ...(serviceCidrs.length === 0 ? [] : [untrackedServices(serviceCidrs.map(host))]),
+    untracked(serviceCidrs.map(host), servers.map(host)),
     ...(reclaimable ? [reclaiming(family)] : []),
   ]
-  if (raw.length === 0) return [nat]
   const chains = raw.flatMap((part) => part.chains)
   return [nat, { name: 'raw', chains, jumps: raw.flatMap((part) => part.jumps) }]
 }
@@ -144,63 +140,55 @@ function reclaiming(family: Family): Pick<Table, 'chains' | 'jumps'> {
         ],
       },
     ],
-    jumps: [{ from: 'OUTPUT', rule: `${comment('edgemesh ignored services')} -j ${reclaimChain}` }],
+    jumps: [{ from: 'OUTPUT', rule: `-p udp ${comment('edgemesh ignored services')} -j ${reclaimChain}` }],
   }
 }
 
 /**
- * Keeps the sidecar's own queries out of conntrack. NAT is decided by a flow's first packet: where an app has just
- * asked the same server from the same source port, its entry would send the sidecar's query back to the sidecar,
- * a loop (istio #33469). All replies from the servers are the sidecar's, as the apps' queries never leave.
+ * What the sidecar itself sends to services and to DNS servers is kept out of conntrack. NAT is decided by a flow's first
+ * packet: where an app has just asked the same server from the same source port, its entry would send the sidecar's query
+ * back to the sidecar, a loop (istio #33469). And the sidecar dials an address of a service itself while it does not know the
+ * service yet: the entry of that would send an app's next connection from the same source port out of the pod. What
+ * comes in from there is for the sidecar, as the apps' own packets never leave.
+ *
+ * Other rules are met by a connection's first packet, these jumps by each: they compare one address, which costs least.
  */
-function untrackedDns(servers: readonly string[]): Pick<Table, 'chains' | 'jumps'> {
+function untracked(cidrs: readonly string[], servers: readonly string[]): Pick<Table, 'chains' | 'jumps'> {
+  const [services, dns] = ['connections of the sidecar to services', 'queries of the sidecar'].map((what) =>
+    comment(`${what} are not tracked`),
+  )
+  const owner = `-m owner --uid-owner ${SIDECAR_UID}`
+  const inside = new BlockList()
+  for (const [address = '', bits] of cidrs.map((cidr) => cidr.split('/')))
+    inside.addSubnet(address, Number(bits), isIP(address) === 6 ? 'ipv6' : 'ipv4')
+  const outside = servers.filter((server) => {
+    const [address = ''] = server.split('/')
+    return !inside.check(address, isIP(address) === 6 ? 'ipv6' : 'ipv4')
+  })
+  const jump = (match: string, chain: string) => `${match} ${comment('edgemesh, untracked')} -j ${chain}`
   const each = (rule: (server: string, protocol: string) => string) =>
     servers.flatMap((server) => ['udp', 'tcp'].map((protocol) => rule(server, protocol)))
-  const text = comment('queries of the sidecar are not tracked')
   return {
     chains: [
       {
-        name: queryChain,
-        rules: each(
-          (server, p) =>
-            `-d ${server} -p ${p} -m ${p} --dport 53 -m owner --uid-owner ${SIDECAR_UID} ${text} -j CT --notrack`,
-        ),
+        name: untrackedOutChain,
+        rules: [
+          ...cidrs.map((cidr) => `-d ${cidr} -p tcp ${owner} ${services} -j CT --notrack`),
+          ...each((server, p) => `-d ${server} -p ${p} -m ${p} --dport 53 ${owner} ${dns} -j CT --notrack`),
+        ],
       },
       {
-        name: replyChain,
-        rules: each((server, p) => `-s ${server} -p ${p} -m ${p} --sport 53 ${text} -j CT --notrack`),
+        name: untrackedInChain,
+        rules: [
+          ...cidrs.map((cidr) => `-s ${cidr} ! -i lo -p tcp ${services} -j CT --notrack`),
+          ...each((server, p) => `-s ${server} -p ${p} -m ${p} --sport 53 ${dns} -j CT --notrack`),
+        ],
       },
     ],
-    jumps: [
-      { from: 'OUTPUT', rule: `${comment('edgemesh dns')} -j ${queryChain}` },
-      { from: 'PREROUTING', rule: `${comment('edgemesh dns')} -j ${replyChain}` },
-    ],
-  }
-}
-
-/**
- * The same for services: the sidecar dials an address of theirs itself while it does not know the service yet. The entry
- * of that would send an app's next connection from the same source port out of the pod, and the entry of an app's the
- * sidecar's into itself. What comes in from a service is for the sidecar, as the apps' connections never leave.
- */
-function untrackedServices(cidrs: readonly string[]): Pick<Table, 'chains' | 'jumps'> {
-  const text = comment('connections of the sidecar to services are not tracked')
-  const owner = `-m owner --uid-owner ${SIDECAR_UID}`
-  return {
-    chains: [
-      {
-        name: serviceOutChain,
-        rules: cidrs.map((cidr) => `-d ${cidr} -p tcp ${owner} ${text} -j CT --notrack`),
-      },
-      {
-        name: serviceInChain,
-        rules: cidrs.map((cidr) => `-s ${cidr} ! -i lo -p tcp ${text} -j CT --notrack`),
-      },
-    ],
-    jumps: [
-      { from: 'OUTPUT', rule: `${comment('edgemesh services')} -j ${serviceOutChain}` },
-      { from: 'PREROUTING', rule: `${comment('edgemesh services')} -j ${serviceInChain}` },
-    ],
+    jumps: [...cidrs, ...outside].flatMap((range) => [
+      { from: 'OUTPUT', rule: jump(`-d ${range}`, untrackedOutChain) },
+      { from: 'PREROUTING', rule: jump(`-s ${range}`, untrackedInChain) },
+    ]),
   }
 }
 
