@@ -41,7 +41,7 @@ export interface ChannelOwner extends FeedSource {
   onWelcome(channel: Channel, resume: { epoch: string; version: number } | undefined): void
   onRelay(channel: Channel, message: Extract<ClientMessage, { type: 'relay' }>): Promise<void>
   onPunch(channel: Channel, request: Extract<ClientMessage, { type: 'punch' }>): Promise<void>
-  onPunched(channel: Channel, ticket: string, open: boolean): void
+  onPunched(channel: Channel, message: Extract<ClientMessage, { type: 'punched' }>): void
   onBye(channel: Channel): void
   onClose(channel: Channel): void
   onRefused(code: string): void
@@ -228,7 +228,7 @@ export class Channel implements Presence, Participant {
         else this.send({ type: 'unpunched', id: message.id, code: 'limit', message: 'too many rendezvous' })
         break
       case 'punched':
-        this.#owner.onPunched(this, message.ticket, message.open)
+        this.#owner.onPunched(this, message)
         break
       case 'bye':
         this.#owner.onBye(this)

@@ -303,8 +303,8 @@ export class Hub implements ChannelOwner {
     return { participant, addresses: { podIPs: pod?.ips ?? [], hostIPs: pod?.hostIPs ?? [] } }
   }
 
-  onPunched(channel: Channel, ticket: string, open: boolean): void {
-    this.meetings.onResult(channel, ticket, open)
+  onPunched(channel: Channel, { ticket, open, met }: Extract<ClientMessage, { type: 'punched' }>): void {
+    this.meetings.onResult(channel, ticket, open, met)
   }
 
   onBye(channel: Channel): void {

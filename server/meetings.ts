@@ -3,9 +3,12 @@ import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { EdgeMeshError } from '#shared/errors.ts'
 import type { Logger } from '#shared/log.ts'
-import { natOf, remoteOf, type Sighting } from '#shared/nat.ts'
+import { type Nat, natOf, remoteOf, type Sighting } from '#shared/nat.ts'
 import {
+  type Address,
   localPortHeader,
+  mappingHeader,
+  measuredMapping,
   ownerOf,
   punchPort,
   type RendezvousSighting,
@@ -129,10 +132,10 @@ export class Meetings {
   }
 
   /** One side has come, to us or to the replica that tells us. */
-  onSighted(ticket: string, { localPort, observed, roundTripMs }: RendezvousSighting): void {
+  onSighted(ticket: string, { localPort, observed, roundTripMs, mapping }: RendezvousSighting): void {
     const { meeting, side } = this.#byTicket.get(ticket) ?? {}
     if (meeting === undefined || side === undefined || side.party !== undefined) return
-    const nat = learn(side.participant, side.addresses.podIPs, { localPort, observed })
+    const nat = learn(side.participant, side.addresses.podIPs, { localPort, observed }, mapping)
     side.party = { nat, localPort, observed, ...side.addresses, roundTripMs }
     this.#startOnceBothAreHere(meeting)
   }
@@ -151,8 +154,8 @@ export class Meetings {
     return true
   }
 
-  /** The asking side tells how it went: that is how a NAT's filtering is learnt. */
-  onResult(participant: Participant, ticket: string, open: boolean): void {
+  /** The asking side tells how it went, and where it met the other: so a NAT's filtering is learnt, and that it maps independently. */
+  onResult(participant: Participant, ticket: string, open: boolean, met?: Address): void {
     const found = this.#byTicket.get(ticket)
     if (found === undefined || found.side.participant !== participant || found.side !== found.meeting.dialer)
       return
@@ -163,6 +166,9 @@ export class Meetings {
     if (listener?.participant.nat !== undefined) {
       listener.participant.nat = { ...listener.participant.nat, filtering: open ? 'open' : 'restricted' }
     }
+    const { nat } = acceptor.participant
+    if (open && nat !== undefined && isMetAsSeen(met, dialer.party, acceptor.party))
+      acceptor.participant.nat = { ...nat, ...(nat.proven ? {} : { mapping: 'independent', proven: true }) }
     this.#end(found.meeting, open ? 'open' : 'failed')
   }
 
@@ -210,10 +216,20 @@ export class Meetings {
   }
 }
 
+/**
+ * Whether a pod was met where the server had seen it: its NAT has mapped a port for the peer as it did for the server. The
+ * contrary is not believed: who lies should not be able to make others think that a peer is out of reach.
+ */
+function isMetAsSeen(met: Address | undefined, dialer: Party, { observed }: Party): boolean {
+  if (met === undefined || dialer.observed.address === observed.address) return false
+  return met.address === observed.address && met.port === observed.port
+}
+
 /** Undefined for what is not a request of a sidecar of ours. */
 function sightingOf(request: IncomingMessage): RendezvousSighting | undefined {
   const observed = remoteOf(request.socket)
   const roundTripMs = Number(request.headers[roundTripHeader]) || 0
+  const mapping = request.headers[mappingHeader]
   if (observed === undefined) return undefined
   try {
     const localPort = punchPort(Number(request.headers[localPortHeader]), localPortHeader)
@@ -221,6 +237,7 @@ function sightingOf(request: IncomingMessage): RendezvousSighting | undefined {
       localPort,
       observed,
       roundTripMs: Math.round(Math.min(maxRoundTripMs, Math.max(0, roundTripMs))),
+      ...(mapping === undefined ? {} : { mapping: measuredMapping(mapping, mappingHeader) }),
     }
   } catch {
     return undefined
@@ -237,11 +254,22 @@ function expected(dialer: Participant, acceptor: Participant) {
   )
 }
 
-/** What the pod's NAT is by its newest sighting; what is proven, and how it filters, is kept. */
-function learn(participant: Participant, podIPs: readonly string[], sighting: Sighting): NatKnowledge {
+/**
+ * What the pod's NAT is by its newest sighting, and by what the pod itself has measured: who lies of it is not met. What is
+ * proven, and how it filters, is kept.
+ */
+function learn(
+  participant: Participant,
+  podIPs: readonly string[],
+  sighting: Sighting,
+  measured: RendezvousSighting['mapping'],
+): NatKnowledge {
   const { nat: before } = participant
-  const seen = natOf([sighting], podIPs) ?? { mapping: 'independent', portPreserved: true, proven: false }
-  const nat: NatKnowledge = { ...(before?.proven ? before : seen), filtering: before?.filtering ?? 'unknown' }
+  const unknown: Nat = { mapping: 'independent', portPreserved: true, proven: false }
+  const guessed = natOf([sighting], podIPs) ?? unknown
+  const seen = measured === undefined ? guessed : { ...guessed, mapping: measured, proven: true }
+  const isKept = measured === undefined && before?.proven === true
+  const nat: NatKnowledge = { ...(isKept ? before : seen), filtering: before?.filtering ?? 'unknown' }
   participant.nat = nat
   return nat
 }

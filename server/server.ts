@@ -17,6 +17,7 @@ import {
   controlPath,
   controlProtocol,
   maxClientFrame,
+  observedPath,
   rendezvousPath,
   replicaPath,
   replicaProtocol,
@@ -191,8 +192,14 @@ export class Server {
       if (isTaken) this.#prove(remoteOf(request.socket))
     })
     this.#tls.on('secureConnection', (socket) => this.#expectUpgrade(socket))
-    for (const http of [this.#plain, this.#tls, this.#secured]) {
+    this.#plain.on('request', (request, response) => {
+      const observed = request.url === observedPath ? remoteOf(request.socket) : undefined
+      if (observed === undefined) response.writeHead(404, { connection: 'close' }).end()
+      else response.end(JSON.stringify(observed))
+    })
+    for (const http of [this.#tls, this.#secured])
       http.on('request', (_request, response) => response.writeHead(404, { connection: 'close' }).end())
+    for (const http of [this.#plain, this.#tls, this.#secured]) {
       http.on('clientError', (_error, socket) => socket.destroy())
     }
     this.#tls.on('tlsClientError', (error) => log.debug({ error: sentenceOf(error) }, 'TLS handshake failed'))

@@ -6,7 +6,7 @@ import { codeOf, EdgeMeshError } from '#shared/errors.ts'
 import type { Lifecycle } from '#shared/lifecycle.ts'
 import { pause } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
-import { natLabelsOf } from '#shared/nat.ts'
+import { type Nat, natLabelsOf } from '#shared/nat.ts'
 import { ports } from '#shared/ports.ts'
 import { Pump } from '#shared/pump/pump.ts'
 import type { ServerMessage } from '#shared/wire.ts'
@@ -21,6 +21,7 @@ import { Express } from './express/express.ts'
 import { Interceptor } from './interception/interceptor.ts'
 import { Reclaimer } from './interception/reclaimer.ts'
 import { FastPath } from './routing/fast-path.ts'
+import { NatCheck } from './routing/nat-check.ts'
 import { Outbound } from './routing/outbound.ts'
 import { PeerMemory } from './routing/peers.ts'
 import { type TunnelRoute, tunnelRoutes } from './routing/plan.ts'
@@ -54,6 +55,7 @@ class Parts {
   readonly reclaimer: Reclaimer
   readonly channel: ControlChannel
   readonly relay: RelayClient
+  readonly natCheck: NatCheck
   readonly puncher: Puncher
   readonly memory = new PeerMemory()
   readonly pump: Pump
@@ -85,7 +87,10 @@ class Parts {
       identity,
       hello: () => this.watch.hello(),
       onMessage: (message) => this.#onMessage(message),
-      onUp: () => contact.up(),
+      onUp: () => {
+        contact.up()
+        void this.natCheck.renew()
+      },
       onLost: (welcomes) => {
         if (!this.channel.up) contact.lost() // else one that we have left
         this.relay.onLost(welcomes)
@@ -132,9 +137,12 @@ class Parts {
     if (identity.certificate !== undefined) showIdentity()
     identity.onChange(showIdentity)
     this.relay = new RelayClient(this.channel, this.metrics, log)
+    const { servers, podIPs } = config
+    this.natCheck = new NatCheck({ servers, podIPs, signal: this.aborter.signal, log })
     this.puncher = new Puncher({
       channel: this.channel,
       serve: (stream, from) => this.#serve(stream, from),
+      mapping: () => this.natCheck.measured?.mapping,
       signal: this.aborter.signal,
       metrics: this.metrics,
       log,
@@ -145,8 +153,13 @@ class Parts {
       })
     this.pools = { direct: pool('direct'), punched: pool('punched'), relayed: pool('relayed') }
     this.metrics.gauges('nat', 'What the server sees of our NAT.', natLabels, () =>
-      this.channel.nat === undefined ? [] : [natLabelsOf(this.channel.nat)],
+      this.nat === undefined ? [] : [natLabelsOf(this.nat)],
     )
+  }
+
+  /** As measured, else as guessed. */
+  get nat(): Nat | undefined {
+    return this.natCheck.measured ?? this.channel.nat
   }
 
   #onMessage(message: ServerMessage): void {
@@ -274,7 +287,7 @@ async function startAdmin(parts: Parts, lifecycle: Lifecycle): Promise<void> {
   const { identity, catalogue, channel, pools, watch, accessLog, config } = parts
   const status = () => ({
     server: { up: channel.up, address: channel.server },
-    nat: channel.nat,
+    nat: parts.nat,
     certificate: { notAfter: identity.certificate && new Date(identity.certificate.notAfter).toISOString() },
     catalogue: { loaded: catalogue.loaded, version: catalogue.version, subscriptions: watch.subscriptions },
     sessions: {

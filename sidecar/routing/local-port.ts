@@ -2,8 +2,10 @@ import { randomInt } from 'node:crypto'
 import { connect, type Socket } from 'node:net'
 import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import { withDeadline } from '#shared/lifecycle.ts'
+import type { Mapping } from '#shared/nat.ts'
 import {
   localPortHeader,
+  mappingHeader,
   rendezvousPath,
   rendezvousProtocol,
   roundTripHeader,
@@ -22,8 +24,12 @@ export interface Held {
   socket: Socket
 }
 
-/** Goes to a rendezvous: the server sees where we come from. Resolves once it has taken the ticket. */
-export async function holdPort(server: ServerAddress, ticket: string): Promise<Held> {
+/** Goes to a rendezvous, and says how its NAT maps where that was measured: the server sees where we come from. Resolves once it has taken the ticket. */
+export async function holdPort(
+  server: ServerAddress,
+  ticket: string,
+  mapping: Mapping | undefined,
+): Promise<Held> {
   const started = performance.now()
   const held = await connectFromFreePort(server)
   const roundTripMs = Math.ceil(performance.now() - started)
@@ -44,6 +50,7 @@ export async function holdPort(server: ServerAddress, ticket: string): Promise<H
       `${ticketHeader}: ${ticket}`,
       `${localPortHeader}: ${localPort}`,
       `${roundTripHeader}: ${roundTripMs}`,
+      ...(mapping === undefined ? [] : [`${mappingHeader}: ${mapping}`]),
       '\r\n',
     ].join('\r\n'),
   )
@@ -57,9 +64,8 @@ export async function holdPort(server: ServerAddress, ticket: string): Promise<H
 }
 
 /** The port is bound before the connect, with SO_REUSEADDR by libuv: only so can others share it. */
-async function connectFromFreePort({ host, port }: ServerAddress): Promise<Held> {
-  for (let tries = 1; ; tries++) {
-    const localPort = randomInt(firstPort, lastPort + 1)
+function connectFromFreePort({ host, port }: ServerAddress): Promise<Held> {
+  return fromFreePort(async (localPort) => {
     const socket = connect({ host, port, localPort, noDelay: true, allowHalfOpen: false })
     const { promise, resolve, reject } = Promise.withResolvers<void>()
     socket.once('connect', resolve)
@@ -69,8 +75,19 @@ async function connectFromFreePort({ host, port }: ServerAddress): Promise<Held>
       return { localPort, socket }
     } catch (error) {
       socket.destroy()
+      throw error
+    }
+  })
+}
+
+/** Dials from a port that a pod may punch from; from another one where that is taken. */
+export async function fromFreePort<T>(dial: (localPort: number) => Promise<T>): Promise<T> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await dial(randomInt(firstPort, lastPort + 1))
+    } catch (error) {
       if (codeOf(error) === 'EADDRINUSE' && tries < maxTries) continue
-      throw new EdgeMeshError('unreachable', `Cannot go to the rendezvous: ${sentenceOf(error)}.`, error)
+      throw new EdgeMeshError('unreachable', `Cannot go to the server: ${sentenceOf(error)}.`, error)
     }
   }
 }

@@ -1,7 +1,9 @@
+import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import { withDeadline } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
+import { type Mapping, remoteOf } from '#shared/nat.ts'
 import type { Opening, ServerMessage } from '#shared/wire.ts'
 import type { ControlChannel } from '../control/channel.ts'
 import { Shares } from '../shares.ts'
@@ -25,6 +27,7 @@ type Message = Answer | Extract<ServerMessage, { type: 'rendezvous' }>
 export class Puncher {
   readonly #channel: ControlChannel
   readonly #serve: (stream: Duplex, from: string) => void
+  readonly #mapping: () => Mapping | undefined
   readonly #signal: AbortSignal
   readonly #metrics: SidecarMetrics
   readonly #log: Logger
@@ -38,12 +41,15 @@ export class Puncher {
     channel: ControlChannel
     /** Serves the tunnel on a socket that a peer has asked for. */
     serve: (stream: Duplex, from: string) => void
+    /** How our NAT maps, once that was measured. */
+    mapping: () => Mapping | undefined
     signal: AbortSignal
     metrics: SidecarMetrics
     log: Logger
   }) {
     this.#channel = options.channel
     this.#serve = options.serve
+    this.#mapping = options.mapping
     this.#signal = options.signal
     this.#metrics = options.metrics
     this.#log = options.log
@@ -53,13 +59,14 @@ export class Puncher {
   async dial(podUid: string, attempt: number): Promise<Duplex> {
     return this.#counted('dialer', this.#dials.take(us), async () => {
       const ticket = await this.#call(podUid, attempt)
-      let open = false
       try {
         const socket = await this.#open(ticket)
-        open = true
+        const met = remoteOf(socket)
+        this.#channel.send({ type: 'punched', ticket, open: true, ...(met === undefined ? {} : { met }) })
         return socket
-      } finally {
-        this.#channel.send({ type: 'punched', ticket, open })
+      } catch (error) {
+        this.#channel.send({ type: 'punched', ticket, open: false })
+        throw error
       }
     })
   }
@@ -123,11 +130,11 @@ export class Puncher {
     }
   }
 
-  async #open(ticket: string): Promise<Duplex> {
+  async #open(ticket: string): Promise<Socket> {
     const { promise, resolve } = Promise.withResolvers<Opening>()
     this.#openings.set(ticket, resolve)
     try {
-      const held = await holdPort(this.#channel.server, ticket)
+      const held = await holdPort(this.#channel.server, ticket, this.#mapping())
       try {
         const opening = await withDeadline(promise, answerDeadlineMs, 'meet the peer')
         return await openSimultaneously(held.localPort, opening, this.#signal)

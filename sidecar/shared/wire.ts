@@ -40,6 +40,12 @@ export const rendezvousPath = '/rendezvous'
 export const rendezvousProtocol = 'edgemesh-rendezvous-v1'
 export const localPortHeader = 'edgemesh-local-port'
 export const roundTripHeader = 'edgemesh-round-trip'
+/** How the pod's NAT maps, where the pod has measured that. */
+export const mappingHeader = 'edgemesh-mapping'
+export const measuredMapping = oneOf('none', 'independent', 'dependent')
+
+/** `GET observedPath`, in the clear: where the server sees the connection come from, an `Address` as JSON. */
+export const observedPath = '/observed'
 
 const version = integer(wireVersion, wireVersion)
 const requestId = integer(1, 2 ** 31)
@@ -49,6 +55,7 @@ export const punchPort = integer(32_768, 60_999)
 const nonce = text(32, /^[0-9a-f]{32}$/)
 const address = object({ address: ipAddress, port: integer(1, 65_535) })
 export type Address = Of<typeof address>
+export const decodeAddress = (json: string): Address => parseJson(json, address)
 
 /**
  * A certificate request. The SANs come from the token, so of a PKCS#10 only the key and the proof of possession
@@ -106,8 +113,8 @@ const clientMessage = tagged({
   relay: object({ id: requestId, podUid, unlessNear: optional(flag) }),
   /** Asks for a punched connection to a peer, for the `attempt`th time since one succeeded; answered by `meet` or `unpunched`. */
   punch: object({ id: requestId, podUid, attempt: integer(0, 1_000_000) }),
-  /** What became of a rendezvous, by the side that had asked for it. */
-  punched: object({ ticket: ticketText, open: flag }),
+  /** What became of a rendezvous, by the side that had asked for it; and where it met the peer. */
+  punched: object({ ticket: ticketText, open: flag, met: optional(address) }),
   /** The pod is draining: no new relayed connections, presence ends. */
   bye: object({}),
 })
@@ -187,6 +194,7 @@ const sighting = object({
   localPort: punchPort,
   observed: address,
   roundTripMs: integer(0, 2_000),
+  mapping: optional(measuredMapping),
 })
 /** What a server sees of a pod that comes to a rendezvous, and what only the pod knows of it. */
 export type RendezvousSighting = Of<typeof sighting>

@@ -71,6 +71,9 @@ describe('two sites behind NATs', () => {
     const pods =
       'edgemesh_nat_pods{mapping="dependent",port_preserved="false",proven="false",filtering="unknown"}'
     expect(await metric(lab, 'mkmaster1', pods)).toBe(2)
+    // Who was met where the server had seen it maps independently.
+    const met = 'edgemesh_nat_pods{mapping="independent",port_preserved="true",proven="true"'
+    await expect.poll(() => metric(lab, 'mkmaster1', met), patient).toBeGreaterThanOrEqual(1)
   })
 
   it('falls back to the relay when the path between the sites dies, and returns to it', async () => {
@@ -91,9 +94,10 @@ describe('two sites behind NATs', () => {
 
 describe('two sites whose pods are connected to different replicas of the server', () => {
   beforeAll(async () => {
-    const natSites = ['a', 'b'].map((name) => ({ name, nat: 'port' as const }))
+    const kinds = { a: 'port', b: 'port', c: 'symmetric' } as const
+    const natSites = Object.entries(kinds).map(([name, nat]) => ({ name, nat }))
     lab = await Lab.up({ natSites, replicas: 2 })
-    await startServer(lab, 'b')
+    for (const pod of ['b', 'c']) await startServer(lab, pod)
     await place(lab, 'a', 'server')
     await place(lab, 'b', 'server-2')
   })
@@ -104,6 +108,21 @@ describe('two sites whose pods are connected to different replicas of the server
 
   it('meet too: the one that has called the meeting is told what the other one sees', async () => {
     await expect.poll(() => routeOf('a', 'b'), patient).toBe('punched')
+  })
+
+  it.each([
+    ['a', 'c', 'mapping="independent",port_preserved="true",proven="true"'],
+    ['c', 'b', 'mapping="dependent",port_preserved="false",proven="true"'],
+  ])('measure their NATs, as one port is seen from two places: %s', async (pod, peer, labels) => {
+    await expect.poll(() => metric(lab, pod, `edgemesh_nat{${labels}}`), patient).toBe(1)
+    await routeOf(pod, peer) // the server learns it with the next rendezvous
+    const pods = async () => {
+      const texts = await Promise.all(
+        lab.replicas.map((r) => lab.admin('mkmaster1', '/metrics', r.adminPort)),
+      )
+      return texts.some((text) => text.includes(`edgemesh_nat_pods{${labels}`))
+    }
+    await expect.poll(pods, patient).toBe(true)
   })
 })
 

@@ -10,8 +10,10 @@ import {
   closeCodes,
   controlPath,
   controlProtocol,
+  decodeAddress,
   decodeClientMessage,
   maxClientFrame,
+  observedPath,
 } from '../../sidecar/shared/wire.ts'
 import { receive } from '../sidecar/shared/tcp.ts'
 import { requestFor, TestClient } from './client.ts'
@@ -148,9 +150,12 @@ describe('a connection that keeps the server waiting is ended', () => {
     await hasty.untilQuiet()
   })
 
-  it('that stays after it was told that there is nothing, in the clear', async () => {
+  it.each([
+    ['that there is nothing', upgradeRequest('x', { path: '/' })],
+    ['where it comes from', `GET ${observedPath} HTTP/1.1\r\nHost: x\r\n\r\n`],
+  ])('that stays after it was told %s, in the clear', async (_what, text) => {
     const socket = await open(hasty)
-    socket.write(upgradeRequest('x', { path: '/' }))
+    socket.write(text)
     socket.resume()
     await hasty.untilQuiet()
   })
@@ -160,6 +165,19 @@ function requestInTls({ path = controlPath, protocol = controlProtocol, key = 'A
   const headers = `Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ${key}==\r\nSec-WebSocket-Protocol: ${protocol}`
   return `GET ${path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n${headers}\r\n\r\n`
 }
+
+describe('who asks where it comes from', () => {
+  it('is told, as often as it asks', async () => {
+    const socket = await open(patient)
+    for (let i = 0; i < 2; i++) {
+      socket.write(`GET ${observedPath} HTTP/1.1\r\nHost: x\r\n\r\n`)
+      const [answer] = (await once(socket, 'data')) as [Buffer]
+      const body = String(answer).split('\r\n\r\n')[1] ?? ''
+      expect(decodeAddress(body)).toEqual({ address: '127.0.0.1', port: socket.localPort })
+    }
+    socket.end()
+  })
+})
 
 describe('a request in TLS', () => {
   it.each([
