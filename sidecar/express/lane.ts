@@ -122,7 +122,7 @@ export class Lane implements Task {
     this.route = options.route
     this.peer = options.peer
     this.isDialer = options.isDialer
-    this.#port = new Port(options.fd)
+    this.#port = new Port(options.fd, { mayUnpace: true })
     this.#reader = new FrameReader({
       onData: (stream, bytes) => this.#userOf(stream)?.onData(bytes),
       onControl: (type, stream, payload) => this.#onControl(type, stream, payload),
@@ -269,6 +269,8 @@ export class Lane implements Task {
       return
     }
     this.#faults = 0
+    this.#port.look()
+    if (this.#port.turnedFar) this.retire() // BBR keeps the old path's round trip for 10 s; a new lane does not
     if (this.users.size > 0) this.#usedMs = nowMs
     if (this.pulse.isDead(nowMs)) this.fail('the peer is silent')
     else if (this.users.size === 0 && this.#isRetired) this.end(nowMs)

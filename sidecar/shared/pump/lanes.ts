@@ -48,12 +48,14 @@ export class Port {
   /** The peer has ended or sent urgent data, or the connection broke: a short read may have left something. */
   hungUp = false
   failed = false
+  /** Its path has been near, and is far now: what its congestion control knows of it is wrong for some seconds. */
+  turnedFar = false
   #fulls = 0
   readonly #mayUnpace: boolean
   #unpaced: Unpaced | undefined
   #isWide = false
 
-  /** `mayUnpace`: it carries one connection of an app, and not what many streams depend on for long. */
+  /** `mayUnpace`: whoever it carries can do without it when the path turns bad, or `look`s at it. */
   constructor(fd: number, { ending = { sent: false }, mayUnpace = false }: PortOptions = {}) {
     this.fd = fd
     this.ending = ending
@@ -71,8 +73,15 @@ export class Port {
   full(): void {
     this.writable = false
     if (this.#fulls === 0 && this.#mayUnpace) this.#unpaced = Unpaced.of(this.fd)
-    else if (this.#unpaced?.check() === false) this.#unpaced = undefined
+    else this.look()
     if (!this.#isWide && ++this.#fulls % widenEvery === 0) this.#isWide = widen(this.fd)
+  }
+
+  /** Gives a connection whose path has turned far its pacing back; to be called now and then. */
+  look(): void {
+    if (this.#unpaced?.check() !== false) return
+    this.#unpaced = undefined
+    this.turnedFar = true
   }
 
   /** Ends our direction by a FIN. */

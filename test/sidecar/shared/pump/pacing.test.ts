@@ -45,6 +45,8 @@ it('on loopback, a full connection with BBR gets the windows of Reno; what the n
     const port = new Port(fd, { mayUnpace: true })
     port.full()
     expect(congestionControlOf(fd)).toBe(before === 'bbr' ? 'reno' : before)
+    port.look()
+    expect(port.turnedFar, 'the path is as near as it was').toBe(false)
     setCongestionControl(fd, wanted)
     const unpaced = Unpaced.of(fd)
     expect(unpaced !== undefined).toBe(before === 'bbr')
