@@ -126,7 +126,7 @@ export class LaneHouse {
 
   /** Sends what lanes have gathered in this round. */
   flush(): void {
-    for (const lane of this.#dirty) lane.flush()
+    if (this.#dirty.size > 0) for (const lane of this.#dirty) lane.flush()
   }
 
   beforeWaiting(nowMs: number): number {

@@ -209,26 +209,25 @@ export class Switchboard {
   }
 
   #beforeWaiting(nowMs: number): number {
-    let waitMs = -1
-    for (const wait of [
-      this.#connecting.check(nowMs),
-      this.#opening.check(nowMs),
-      this.#house.beforeWaiting(nowMs),
-    ])
-      if (wait >= 0 && (waitMs < 0 || wait < waitMs)) waitMs = wait
+    let waitMs = sooner(this.#connecting.check(nowMs), this.#opening.check(nowMs))
+    waitMs = sooner(waitMs, this.#house.beforeWaiting(nowMs))
     if (this.#punts.length > 0) {
       this.#report({ type: 'punts', punts: this.#punts })
       this.#punts = []
     }
-    const recordsMs = this.#around.records.beforeWaiting(nowMs)
-    if (recordsMs >= 0 && (waitMs < 0 || recordsMs < waitMs)) waitMs = recordsMs
+    waitMs = sooner(waitMs, this.#around.records.beforeWaiting(nowMs))
     if (this.#starvedUntilMs === 0) return waitMs
     if (nowMs >= this.#starvedUntilMs) {
       this.#starvedUntilMs = 0
       for (const listening of this.#listening) this.#around.loop.stir(listening)
     }
-    return waitMs < 0 ? starvedMs : Math.min(waitMs, starvedMs)
+    return sooner(waitMs, starvedMs)
   }
+}
+
+/** Of two waits in ms, of which -1 is one without end. */
+function sooner(a: number, b: number): number {
+  return a < 0 ? b : b < 0 || a < b ? a : b
 }
 
 function laneTargetOf(target: Target): LaneTarget | undefined {

@@ -1,4 +1,5 @@
 import {
+  addressOf,
   EAGAIN,
   EINTR,
   EPOLLERR,
@@ -13,9 +14,11 @@ import {
   packetBytes,
   read,
   recv,
+  recvAt,
   recvFlags,
   SHUT_WR,
   send,
+  sendAt,
   sendFlags,
   shutdown,
   splice,
@@ -72,9 +75,14 @@ export class Port {
   /** A write would block. */
   full(): void {
     this.writable = false
-    if (this.#fulls === 0 && this.#mayUnpace) this.#unpaced = Unpaced.of(this.fd)
+    if (this.#fulls === 0) this.unpace()
     else this.look()
     if (!this.#isWide && ++this.#fulls % widenEvery === 0) this.#isWide = widen(this.fd)
+  }
+
+  /** Takes a connection its pacing if the path is near. */
+  unpace(): void {
+    if (this.#mayUnpace) this.#unpaced ??= Unpaced.of(this.fd)
   }
 
   /** Gives a connection whose path has turned far its pacing back; to be called now and then. */
@@ -129,6 +137,7 @@ const slowBytes = 64 * 1024
 const scratchBytes = 64 * 1024
 /** Where bytes are between two calls; what cannot be passed on at once is copied out of it. */
 const scratch = Buffer.allocUnsafeSlow(scratchBytes)
+const scratchAddress = addressOf(scratch)
 const sealed = Buffer.allocUnsafeSlow(sealedBytes(scratchBytes))
 
 /** Empty pipes, kept: the kernel bounds how many bytes of pipes a user may have. They live as long as the process. */
@@ -204,6 +213,8 @@ export class Held {
 const bulkReads = 4
 const smallReads = 64
 const smallBytes = 4 * 1024
+/** After so many pieces that were copied a connection is one that is kept for many requests. */
+const keptPieces = 32
 
 /** A socket to a socket: inside the kernel while there is bulk and a pipe to be had, else by copying. */
 export class SpliceLane implements Lane {
@@ -219,6 +230,7 @@ export class SpliceLane implements Lane {
   #copies: boolean
   /** Reads in a row that were full while it copies, or small while it splices. */
   #odd = 0
+  #pieces = 0
 
   /** `ended`: the source is at its end, and nothing but that is left to be passed on. */
   constructor(from: Port, to: Port, pipes: PipePool, ended: boolean, copies = false) {
@@ -312,12 +324,13 @@ export class SpliceLane implements Lane {
   /** What is small costs least this way: one call to read it, one to write it. */
   #copy(): Turn | undefined {
     const [from, to] = [this.#from, this.#to]
-    const count = recv(from.fd, scratch, scratchBytes, recvFlags)
+    const count = recvAt(from.fd, scratchAddress, scratchBytes, recvFlags)
     if (count <= 0) return this.#missed(count)
     if (count < scratchBytes && !from.hungUp) from.readable = false
     this.#odd = count === scratchBytes ? this.#odd + 1 : 0
     if (this.#odd >= bulkReads) this.#change(false)
-    const sent = Math.max(0, send(to.fd, scratch, count, sendFlags)) // a failure is met again by the rest
+    if (++this.#pieces === keptPieces) to.unpace()
+    const sent = Math.max(0, sendAt(to.fd, scratchAddress, count, sendFlags)) // a failure is met again by the rest
     this.bytes += sent
     if (sent < count) this.#held.keep(scratch.subarray(sent, count))
     return undefined

@@ -30,12 +30,16 @@ it.each([
   expect(isFar({ rttMs })).toBe(is)
 })
 
-it('on loopback, a full connection with BBR gets the windows of Reno; what the node has chosen else stays', async () => {
+it('on loopback, a connection with BBR that is full, or has been kept for long, gets the windows of Reno; what the node has chosen else stays', async () => {
   const server = createServer((socket) => socket.pause()).listen(0, '127.0.0.1')
   await new Promise((resolve) => server.once('listening', resolve))
   const address = server.address()
   const portNumber = typeof address === 'object' ? (address?.port ?? 0) : 0
-  for (const wanted of ['bbr', 'cubic', 'reno']) {
+  const wishes = ['bbr', 'cubic', 'reno'].flatMap((wanted) => [
+    { wanted, reason: 'full' },
+    { wanted, reason: 'kept' },
+  ])
+  for (const { wanted, reason } of wishes) {
     const socket = connect({ host: '127.0.0.1', port: portNumber })
     await new Promise((resolve) => socket.once('connect', resolve))
     const fd = descriptorOf(socket) ?? -1
@@ -43,7 +47,8 @@ it('on loopback, a full connection with BBR gets the windows of Reno; what the n
     const before = congestionControlOf(fd) // a kernel without BBR keeps its own
     expect(before).not.toBe('')
     const port = new Port(fd, { mayUnpace: true })
-    port.full()
+    if (reason === 'full') port.full()
+    else port.unpace()
     expect(congestionControlOf(fd)).toBe(before === 'bbr' ? 'reno' : before)
     port.look()
     expect(port.turnedFar, 'the path is as near as it was').toBe(false)
