@@ -332,11 +332,12 @@ export class Hub implements ChannelOwner {
   /** The pod has come up at another replica: the channel here is an old one, whether it knows or not. */
   #onMoved(podUid: string, at: number, from: string | undefined): void {
     this.#neighbours.onMoved(podUid, from)
-    this.#remind(podUid)
     const here = this.#registry.get(podUid)
-    if (!(here instanceof Channel) || here.welcomedAt >= at) return
-    this.#registry.leave(here)
-    here.end(closeCodes.replaced, 'replaced', 'another channel of this pod took over')
+    if (here instanceof Channel && here.welcomedAt < at) {
+      this.#registry.leave(here) // first, or the dead channel would be reminded
+      here.end(closeCodes.replaced, 'replaced', 'another channel of this pod took over')
+    }
+    this.#remind(podUid)
   }
 
   #identityOf(podUid: string): PodIdentity | undefined {

@@ -77,12 +77,14 @@ export class Router {
    * should be shown (`refused`, `timeout`, `unreachable`, `forbidden`...).
    */
   async connect(target: Target, signal: AbortSignal): Promise<Connected> {
-    try {
-      return await this.#connectOnce(target, signal)
-    } catch (error) {
-      // A pooled session may be found dead only now (its server or its NAT is gone); nothing was sent on the stream.
-      if (codeOf(error) !== 'reset' || signal.aborted) throw error
-      return this.#connectOnce(target, signal)
+    for (let broken = 0; ; broken++) {
+      try {
+        return await this.#connectOnce(target, signal)
+      } catch (error) {
+        // Pooled sessions may be found dead only now, one after another where a NAT of the peer's has forgotten all of
+        // them; nothing was sent on the stream.
+        if (codeOf(error) !== 'reset' || broken >= tunnelRoutes.length || signal.aborted) throw error
+      }
     }
   }
 

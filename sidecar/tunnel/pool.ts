@@ -26,8 +26,8 @@ const idleMs = 5 * 60_000
  * mappings of NATs, which forget idle connections after minutes.
  */
 const pingEveryMs = 4_000
-/** When a new stream has no answer after so long, its session is pinged; in ms. */
-const suspectMs = 2_000
+/** When a new stream has no answer after so long, its session is pinged, as a lane is; in ms. */
+const suspectMs = 500
 /** How often it is looked whether a session with an open ping brings anything, in ms. */
 const lookEveryMs = 500
 /** Sessions without a stream that are kept over all peers. */

@@ -11,9 +11,11 @@ import {
   controlProtocol,
   decodeServerMessage,
   maxServerFrame,
+  replicaPath,
+  replicaProtocol,
   type ServerMessage,
 } from '../../sidecar/shared/wire.ts'
-import { type Issuer, type TestPod, trustDomain } from './harness.ts'
+import { type Issuer, type TestPod, type TestServer, trustDomain } from './harness.ts'
 
 type Hello = Extract<ClientMessage, { type: 'hello' }>
 type Of<T extends ServerMessage['type']> = Extract<ServerMessage, { type: T }>
@@ -108,4 +110,14 @@ export class TestClient {
     this.socket.close()
     await withDeadline(this.closed, deadlineMs, 'close a control channel')
   }
+}
+
+/** A connection as another replica has it. */
+export async function openReplica({ authority, port }: TestServer): Promise<WebSocket> {
+  const { key, certificate } = await authority.issueServer(60_000)
+  const tls = { ...tlsFloor, ca: authority.trustBundle, servername: serverNameOf(trustDomain) }
+  const leaf = { key: key.reveal(), cert: certificate.chain }
+  const socket = new WebSocket(`wss://127.0.0.1:${port}${replicaPath}`, replicaProtocol, { ...tls, ...leaf })
+  await withDeadline(once(socket, 'open'), deadlineMs, 'open the channel of a replica')
+  return socket
 }

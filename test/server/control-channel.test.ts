@@ -3,7 +3,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import type { TokenVerifier } from '../../server/token-verifier/verifier.ts'
 import { identityOf } from '../../sidecar/shared/identity.ts'
 import { closeCodes, maxClientFrame } from '../../sidecar/shared/wire.ts'
-import { requestFor, TestClient } from './client.ts'
+import { openReplica, requestFor, TestClient } from './client.ts'
 import {
   createIssuer,
   identityFor,
@@ -388,6 +388,19 @@ describe('a relay request', () => {
     const back = await TestClient.join(server, bob)
     expect(await back.next('incoming')).toEqual({ type: 'incoming', ticket, from })
     await Promise.all([dialer.close(), deaf.closed, back.close()])
+  })
+
+  it('is not told again on a channel whose pod is at another replica by now', async () => {
+    const [dialer, deaf] = [await TestClient.join(server, alice), await TestClient.join(server, bob)]
+    dialer.send({ type: 'relay', id: 5, podUid: bob.uid })
+    await dialer.next('ticket')
+    const { ticket } = await deaf.next('incoming')
+    const replica = await openReplica(server)
+    replica.send(JSON.stringify({ type: 'moved', podUid: bob.uid, at: Date.now() + 1 }))
+    expect(await deaf.closed).toBe(closeCodes.replaced)
+    expect(deaf.received.filter((m) => m.type === 'incoming' && m.ticket === ticket)).toHaveLength(1)
+    replica.terminate()
+    await dialer.close()
   })
 
   it('is limited, and the channel stays', async () => {
