@@ -126,7 +126,7 @@ export class LaneHouse {
 
   /** Sends what lanes have gathered in this round. */
   flush(): void {
-    if (this.#dirty.size > 0) for (const lane of this.#dirty) lane.flush()
+    for (const lane of this.#dirty) lane.flush()
   }
 
   beforeWaiting(nowMs: number): number {

@@ -62,7 +62,6 @@ export class Connecting {
   check(nowMs: number): number {
     const starved = nowMs - this.#checkedMs > starvedMs
     this.#checkedMs = nowMs
-    if (this.#connections.size + this.#late.size === 0) return -1
     if (!starved) this.#ask(nowMs)
     return this.#connections.size + this.#late.size > 0 ? tickMs : -1
   }

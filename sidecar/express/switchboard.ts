@@ -1,6 +1,6 @@
 import { Port } from '#shared/pump/lanes.ts'
 import { accept, closeWithReset, EAGAIN, EMFILE, ENFILE, errno, originalAddress } from '#shared/pump/libc.ts'
-import type { Task } from '#shared/pump/loop.ts'
+import { sooner, type Task } from '#shared/pump/loop.ts'
 import type { PumpWorker } from '#shared/pump/orders.ts'
 import { flowKeyOf } from './address.ts'
 import { LaneHouse } from './lane-house.ts'
@@ -223,11 +223,6 @@ export class Switchboard {
     }
     return sooner(waitMs, starvedMs)
   }
-}
-
-/** Of two waits in ms, of which -1 is one without end. */
-function sooner(a: number, b: number): number {
-  return a < 0 ? b : b < 0 || a < b ? a : b
 }
 
 function laneTargetOf(target: Target): LaneTarget | undefined {

@@ -1,4 +1,5 @@
 import { once } from 'node:events'
+import type { SecureContextOptions } from 'node:tls'
 import WebSocket from 'ws'
 import { serverNameOf } from '../../sidecar/shared/identity.ts'
 import { withDeadline } from '../../sidecar/shared/lifecycle.ts'
@@ -112,12 +113,16 @@ export class TestClient {
   }
 }
 
-/** A connection as another replica has it. */
-export async function openReplica({ authority, port }: TestServer): Promise<WebSocket> {
-  const { key, certificate } = await authority.issueServer(60_000)
+/** A connection to what replicas ask each other, with any certificate or none. */
+export function dialAsReplica({ authority, port }: TestServer, shown: SecureContextOptions): WebSocket {
   const tls = { ...tlsFloor, ca: authority.trustBundle, servername: serverNameOf(trustDomain) }
-  const leaf = { key: key.reveal(), cert: certificate.chain }
-  const socket = new WebSocket(`wss://127.0.0.1:${port}${replicaPath}`, replicaProtocol, { ...tls, ...leaf })
+  return new WebSocket(`wss://127.0.0.1:${port}${replicaPath}`, replicaProtocol, { ...tls, ...shown })
+}
+
+/** The same as another replica has it. */
+export async function openReplica(server: TestServer): Promise<WebSocket> {
+  const { key, certificate } = await server.authority.issueServer(60_000)
+  const socket = dialAsReplica(server, { key: key.reveal(), cert: certificate.chain })
   await withDeadline(once(socket, 'open'), deadlineMs, 'open the channel of a replica')
   return socket
 }

@@ -5,12 +5,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { SecureContextOptions } from 'node:tls'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import WebSocket from 'ws'
 import { CertificateAuthority } from '../../sidecar/shared/authority/certificate-authority.ts'
-import { serverNameOf } from '../../sidecar/shared/identity.ts'
-import { tlsFloor } from '../../sidecar/shared/tls.ts'
-import { replicaPath, replicaProtocol } from '../../sidecar/shared/wire.ts'
-import { TestClient } from './client.ts'
+import { dialAsReplica, TestClient } from './client.ts'
 import { identityFor, pod, TestServer, trustDomain } from './harness.ts'
 
 const alice = pod('alice')
@@ -32,11 +28,7 @@ async function podLeaf(authority: CertificateAuthority): Promise<SecureContextOp
 
 /** Whether one with such a certificate is taken for another replica. */
 async function isTaken(server: TestServer, shown: SecureContextOptions): Promise<boolean> {
-  const tls = { ...tlsFloor, ca: server.authority.trustBundle, servername: serverNameOf(trustDomain) }
-  const socket = new WebSocket(`wss://127.0.0.1:${server.port}${replicaPath}`, replicaProtocol, {
-    ...tls,
-    ...shown,
-  })
+  const socket = dialAsReplica(server, shown)
   const refused = Promise.withResolvers<boolean>()
   socket.on('error', () => refused.resolve(false))
   try {

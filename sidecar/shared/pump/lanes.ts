@@ -1,5 +1,4 @@
 import {
-  addressOf,
   EAGAIN,
   EINTR,
   EPOLLERR,
@@ -14,11 +13,9 @@ import {
   packetBytes,
   read,
   recv,
-  recvAt,
   recvFlags,
   SHUT_WR,
   send,
-  sendAt,
   sendFlags,
   shutdown,
   splice,
@@ -137,7 +134,6 @@ const slowBytes = 64 * 1024
 const scratchBytes = 64 * 1024
 /** Where bytes are between two calls; what cannot be passed on at once is copied out of it. */
 const scratch = Buffer.allocUnsafeSlow(scratchBytes)
-const scratchAddress = addressOf(scratch)
 const sealed = Buffer.allocUnsafeSlow(sealedBytes(scratchBytes))
 
 /** Empty pipes, kept: the kernel bounds how many bytes of pipes a user may have. They live as long as the process. */
@@ -324,13 +320,13 @@ export class SpliceLane implements Lane {
   /** What is small costs least this way: one call to read it, one to write it. */
   #copy(): Turn | undefined {
     const [from, to] = [this.#from, this.#to]
-    const count = recvAt(from.fd, scratchAddress, scratchBytes, recvFlags)
+    const count = recv(from.fd, scratch, scratchBytes, recvFlags)
     if (count <= 0) return this.#missed(count)
     if (count < scratchBytes && !from.hungUp) from.readable = false
     this.#odd = count === scratchBytes ? this.#odd + 1 : 0
     if (this.#odd >= bulkReads) this.#change(false)
     if (++this.#pieces === keptPieces) to.unpace()
-    const sent = Math.max(0, sendAt(to.fd, scratchAddress, count, sendFlags)) // a failure is met again by the rest
+    const sent = Math.max(0, send(to.fd, scratch, count, sendFlags)) // a failure is met again by the rest
     this.bytes += sent
     if (sent < count) this.#held.keep(scratch.subarray(sent, count))
     return undefined

@@ -19,28 +19,6 @@ export const send = libc.func('int64_t send(int fd, const uint8_t *buffer, size_
   length: number,
   flags: number,
 ) => number
-/**
- * The same by address: koffi takes a fifth less time where it has no buffer to look up. Who has taken an address must keep
- * its buffer for as long as it is used.
- */
-export const recvAt = libc.func('int64_t recv(int fd, uintptr_t address, size_t length, int flags)') as (
-  fd: number,
-  address: number,
-  length: number,
-  flags: number,
-) => number
-export const sendAt = libc.func('int64_t send(int fd, uintptr_t address, size_t length, int flags)') as (
-  fd: number,
-  address: number,
-  length: number,
-  flags: number,
-) => number
-
-/** Of the bytes of a buffer that has memory of its own (`allocUnsafeSlow`), which V8 does not move. */
-export function addressOf(buffer: Buffer): number {
-  return Number(koffi.address(buffer))
-}
-
 const accept4 = libc.func('int accept4(int fd, void *address, void *length, int flags)') as (
   fd: number,
   address: null,
@@ -94,9 +72,9 @@ const epollCtl = libc.func('int epoll_ctl(int epoll, int operation, int fd, cons
   fd: number,
   event: Buffer,
 ) => number
-const epollWait = libc.func('int epoll_wait(int epoll, uintptr_t events, int count, int timeoutMs)') as (
+const epollWait = libc.func('int epoll_wait(int epoll, _Out_ uint8_t *events, int count, int timeoutMs)') as (
   epoll: number,
-  events: number,
+  events: Buffer,
   count: number,
   timeoutMs: number,
 ) => number
@@ -254,10 +232,7 @@ export function epoll(): number {
 /** An edge-triggered epoll set. */
 export class Epoll {
   readonly #fd: number
-  readonly #events = Buffer.allocUnsafeSlow(maxEvents * eventSize)
-  readonly #address = addressOf(this.#events)
-  /** The same as words; as struct epoll_event is packed or padded, its parts are at whole ones. */
-  readonly #words = new Int32Array(this.#events.buffer)
+  readonly #events = Buffer.alloc(maxEvents * eventSize)
   readonly #event = Buffer.alloc(eventSize)
 
   constructor(fd: number) {
@@ -277,11 +252,10 @@ export class Epoll {
   }
 
   wait(timeoutMs: number, onEvent: (fd: number, events: number) => void): void {
-    const count = epollWait(this.#fd, this.#address, maxEvents, timeoutMs)
-    const words = this.#words
+    const count = epollWait(this.#fd, this.#events, maxEvents, timeoutMs)
     for (let i = 0; i < count; i++) {
-      const at = (i * eventSize) / 4
-      onEvent(words[at + dataOffset / 4] as number, words[at] as number)
+      const at = i * eventSize
+      onEvent(this.#events.readInt32LE(at + dataOffset), this.#events.readUInt32LE(at))
     }
   }
 }

@@ -9,6 +9,11 @@ export interface Task {
 /** Called before each wait; returns how long it may last at most, in ms, or -1. */
 export type BeforeWaiting = (nowMs: number) => number
 
+/** Of two waits in ms, of which -1 is one without end. */
+export function sooner(a: number, b: number): number {
+  return a < 0 ? b : b < 0 || a < b ? a : b
+}
+
 /** One thread, one epoll set, no event loop of Node's: it blocks in epoll_wait only. */
 export class Loop {
   readonly #epoll: Epoll
@@ -74,10 +79,7 @@ export class Loop {
   #timeoutMs(): number {
     const now = performance.now()
     let timeoutMs = -1
-    for (const hook of this.#beforeWaiting) {
-      const atMost = hook(now)
-      if (atMost >= 0 && (timeoutMs < 0 || atMost < timeoutMs)) timeoutMs = atMost
-    }
+    for (const hook of this.#beforeWaiting) timeoutMs = sooner(timeoutMs, hook(now))
     return this.#busy.size > 0 ? 0 : timeoutMs
   }
 

@@ -16,9 +16,9 @@ export function isFar({ rttMs }: Pick<Flight, 'rttMs'>): boolean {
 }
 
 /**
- * Whether a connection is paced in vain. BBR sends by a timer, at the rate that it has measured: that
- * is for long paths, and for those that lose packets. Inside a site it holds a sender to a third less than it could, at the same cpu,
- * and is a fiftieth of what a small request costs.
+ * Whether a connection is paced in vain. BBR sends by a timer, at the rate that it has measured: that is for long paths, and
+ * for those that lose packets. Inside a site it holds a sender to a third less than it could, at the same cpu, and is a
+ * fiftieth of what a small request costs.
  */
 export function isPacedInVain(times: Times, congestionControl: string): boolean {
   return congestionControl === paced && times.minRttMs < nearMs && !isFar(times)
@@ -33,7 +33,10 @@ export class Unpaced {
     this.#fd = fd
   }
 
-  /** Once there is reason for it, as it costs three calls: a send buffer is full, or many requests have come. Undefined where nothing was changed. */
+  /**
+   * It costs three calls, so there should be a reason: a full send buffer, or many requests. Undefined where nothing was
+   * changed.
+   */
   static of(fd: number): Unpaced | undefined {
     const flight = flightOf(fd)
     if (flight === undefined || !isPacedInVain(flight, congestionControlOf(fd))) return undefined
