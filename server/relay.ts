@@ -6,7 +6,14 @@ import { type PodIdentity, spiffeIdOf } from '#shared/identity.ts'
 import type { Logger } from '#shared/log.ts'
 import { resetStream } from '#shared/reset.ts'
 import { type SpliceOptions, spliceSockets } from '#shared/splice.ts'
-import { forwardedHeader, ownerOf, relayPath, relayProtocol, ticketHeader } from '#shared/wire.ts'
+import {
+  forwardedHeader,
+  ownerOf,
+  relayPath,
+  relayProtocol,
+  serverProduct,
+  ticketHeader,
+} from '#shared/wire.ts'
 import { alone, type Directory } from './replicas/directory.ts'
 import { Forwarder, placeOf } from './replicas/forward.ts'
 import type { ServerMetrics } from './server-metrics.ts'
@@ -117,7 +124,7 @@ export class Relay {
   }
 
   /**
-   * Deals with one upgrade request on the plain side of the port. True when its ticket is good, or for its owner to
+   * Deals with one upgrade request, in the clear or inside TLS. True when its ticket is good, or for its owner to
    * judge: how many of those there may be is the forwarder's to say.
    */
   onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): boolean {
@@ -197,6 +204,7 @@ export class Relay {
 
   #wait(pair: Pair, socket: Duplex): void {
     pair.waiting = socket
+    socket.write(`HTTP/1.1 102 Processing\r\nServer: ${serverProduct}\r\n\r\n`)
     socket.once('close', () => {
       if (pair.waiting === socket && !this.#joined.has(pair)) this.#expire(pair)
     })
@@ -263,8 +271,11 @@ function isOf(pair: Pair, podUid: string): boolean {
   return pair.dialer.podUid === podUid || pair.acceptor.podUid === podUid
 }
 
+const refusal = (status: string) =>
+  `HTTP/1.1 ${status}\r\nServer: ${serverProduct}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`
+
 function answer(socket: Duplex, status: string): void {
-  if (socket.writable) socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
+  if (socket.writable) socket.end(refusal(status))
   socket.resume()
   setTimeout(() => resetStream(socket), 1_000).unref() // a client that does not read its answer keeps nothing open
 }

@@ -18,6 +18,7 @@ import {
   controlProtocol,
   maxClientFrame,
   observedPath,
+  relayPath,
   rendezvousPath,
   replicaPath,
   replicaProtocol,
@@ -60,7 +61,7 @@ export interface ServerOptions {
   handshakeWorker?: URL
 }
 
-/** The one public port: TLS carries the control channel, plain HTTP upgrades join the relay. */
+/** The one public port: TLS carries the control channel, HTTP upgrades, in the clear or inside TLS, join the relay. */
 export class Server {
   readonly #options: ServerOptions
   readonly #deadlines: Deadlines
@@ -208,7 +209,7 @@ export class Server {
   }
 
   #onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
-    const { hub } = this.#options
+    const { hub, relay } = this.#options
     this.#expectNothing(socket)
     socket.on('error', () => socket.destroy())
     const protocol = request.headers['sec-websocket-protocol']
@@ -222,7 +223,9 @@ export class Server {
         this.#prove(remote)
         hub.acceptReplica(webSocket)
       })
-    else
+    else if (request.url === relayPath) {
+      if (relay.onUpgrade(request, socket, head)) this.#prove(remote)
+    } else
       refuse(
         socket,
         request.url === controlPath && this.#draining ? '503 Service Unavailable' : '404 Not Found',

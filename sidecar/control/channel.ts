@@ -1,11 +1,13 @@
 import { readFile } from 'node:fs/promises'
+import type { ConnectionOptions } from 'node:tls'
 import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
+import { serverNameOf } from '#shared/identity.ts'
 import { fullJitter, pause } from '#shared/lifecycle.ts'
 import { renewalDelayMs } from '#shared/lifetimes.ts'
 import type { Logger } from '#shared/log.ts'
 import { type Nat, natOf } from '#shared/nat.ts'
 import { Secret } from '#shared/secret.ts'
-import { createCertificateRequest } from '#shared/tls.ts'
+import { createCertificateRequest, tlsFloor } from '#shared/tls.ts'
 import {
   type Address,
   type CertificateRequest,
@@ -109,6 +111,15 @@ export class ControlChannel {
     return this.#server
   }
 
+  /** How any connection to a server verifies it. */
+  async serverTls(): Promise<ConnectionOptions> {
+    return {
+      ...tlsFloor,
+      ca: await this.#roots(),
+      servername: serverNameOf(this.#options.config.trustDomain),
+    }
+  }
+
   /** What is between us and the server, as far as it could see. */
   get nat(): Nat | undefined {
     return this.#nat
@@ -199,9 +210,8 @@ export class ControlChannel {
 
   /** Dials the servers in their order, and is welcomed by the first that answers. */
   async #open(): Promise<Connection> {
-    const { config, hello, log } = this.#options
-    const [ca, request] = await Promise.all([this.#roots(), this.#request()])
-    const tls = { ca, trustDomain: config.trustDomain }
+    const { hello, log } = this.#options
+    const [tls, request] = await Promise.all([this.serverTls(), this.#request()])
     const take = (from: Connection, message: ServerMessage) => this.#onMessage(from, message)
     const connection = await race(
       this.#servers.order(performance.now()),

@@ -1,9 +1,8 @@
+import type { ConnectionOptions } from 'node:tls'
 import WebSocket from 'ws'
 import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
-import { serverNameOf } from '#shared/identity.ts'
 import { pause } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
-import { tlsFloor } from '#shared/tls.ts'
 import {
   type ClientMessage,
   closeCodes,
@@ -48,16 +47,15 @@ export class Connection {
   /** `onMessage` gets every message but `goingAway`; what it throws ends the connection. */
   constructor(
     server: ServerAddress,
-    tls: { ca: string[]; trustDomain: string },
+    tls: ConnectionOptions,
     onMessage: (from: Connection, message: ServerMessage) => void,
     log: Logger,
   ) {
     this.server = server
     const { host, port } = server
     const authority = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
-    const options = { ...tlsFloor, ca: tls.ca, servername: serverNameOf(tls.trustDomain) }
     const socket = new WebSocket(`wss://${authority}${controlPath}`, controlProtocol, {
-      ...options,
+      ...tls,
       handshakeTimeout: connectDeadlineMs,
       maxPayload: maxServerFrame,
       perMessageDeflate: false,

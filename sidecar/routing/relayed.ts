@@ -1,14 +1,12 @@
-import { request } from 'node:http'
-import { connect } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import { withDeadline } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
-import { relayPath, relayProtocol, type ServerMessage, ticketHeader } from '#shared/wire.ts'
-import type { ServerAddress } from '../config.ts'
+import type { ServerMessage } from '#shared/wire.ts'
 import type { ControlChannel } from '../control/channel.ts'
 import { Shares } from '../shares.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
+import { JoinFailed, RelayJoiner } from './relay-join.ts'
 
 const ticketDeadlineMs = 5_000
 /** A connection that needs the relay waits so long for a server that is away: restarts take less. */
@@ -26,6 +24,7 @@ export class RelayClient {
   readonly #metrics: SidecarMetrics
   readonly #log: Logger
   readonly #pending = new Map<number, { welcomes: number; answer: (answer: Answer) => void }>()
+  readonly #joiner: RelayJoiner
   readonly #joins = new Shares(maxJoins.ofOne, maxJoins.all)
   #lastId = 0
 
@@ -33,6 +32,7 @@ export class RelayClient {
     this.#channel = channel
     this.#metrics = metrics
     this.#log = log
+    this.#joiner = new RelayJoiner({ tls: () => channel.serverTls(), log })
   }
 
   get available(): boolean {
@@ -57,7 +57,7 @@ export class RelayClient {
   async #dialOnce(podUid: string, unlessNear: boolean): Promise<Duplex> {
     try {
       const ticket = await this.#ticket(podUid, unlessNear) // from whichever server there is by then
-      const stream = await joinRelay(this.#channel.server, ticket)
+      const stream = await this.#joiner.join(this.#channel.server, ticket)
       this.#metrics.relayJoins.inc({ side: 'dialer', outcome: 'joined' })
       return stream
     } catch (error) {
@@ -84,7 +84,7 @@ export class RelayClient {
     const over = this.#joins.take(from)
     if (over === undefined) return this.#metrics.relayJoins.inc({ side: 'acceptor', outcome: 'limit' })
     try {
-      serve(await joinRelay(this.#channel.server, ticket), from)
+      serve(await this.#joiner.join(this.#channel.server, ticket), from)
       this.#metrics.relayJoins.inc({ side: 'acceptor', outcome: 'joined' })
     } catch (error) {
       this.#metrics.relayJoins.inc({ side: 'acceptor', outcome: codeOf(error) })
@@ -127,39 +127,3 @@ export class RelayClient {
 
 /** The peer is behind the same public address: the cloud should carry nothing if it can be reached without. */
 export class PeerIsNear extends EdgeMeshError {}
-
-/** The ticket was of no use: its owner, or who passes joins on to it, may have gone away meanwhile. */
-class JoinFailed extends EdgeMeshError {}
-
-/** How long the other side may take to join, in ms; the server's own deadline is 10 s. */
-const joinDeadlineMs = 11_000
-
-/**
- * Joins the relay with a ticket: resolves with the byte stream to the other side once both have joined. The
- * stream is raw TCP through the server; what goes over it is the pods' own mTLS.
- */
-function joinRelay(server: ServerAddress, ticket: string): Promise<Duplex> {
-  const { promise, resolve, reject } = Promise.withResolvers<Duplex>()
-  const joining = request({
-    path: relayPath,
-    createConnection: () =>
-      connect({ ...server, noDelay: true, keepAlive: true, keepAliveInitialDelay: 30_000 }),
-    headers: { connection: 'Upgrade', upgrade: relayProtocol, [ticketHeader]: ticket },
-    signal: AbortSignal.timeout(joinDeadlineMs),
-  })
-  const fail = (why: string, cause?: unknown) =>
-    reject(new JoinFailed('unreachable', `Cannot join the relay at ${server.host}: ${why}.`, cause))
-  joining.once('upgrade', (_response, socket, head) => {
-    if (head.length > 0) socket.unshift(head)
-    resolve(socket)
-  })
-  joining.once('response', (response) => {
-    response.resume()
-    fail(`it answers ${response.statusCode}`)
-    joining.destroy()
-  })
-  joining.on('error', (error) => fail(error.message, error))
-  joining.once('close', () => fail('it closed the connection'))
-  joining.end()
-  return promise
-}

@@ -1,7 +1,11 @@
 import type { Duplex } from 'node:stream'
 
-/** The file descriptor of an open socket, which Node has no public name for; undefined once it is closed. */
+/**
+ * The file descriptor of an open socket, which Node has no public name for; undefined once it is closed, and for TLS, whose
+ * descriptor carries something else than what is read and written.
+ */
 export function descriptorOf(socket: Duplex): number | undefined {
+  if ('encrypted' in socket) return undefined
   const { _handle: handle } = socket as Duplex & { _handle?: { fd?: number } | null }
   return handle?.fd === undefined || handle.fd < 0 ? undefined : handle.fd
 }

@@ -25,8 +25,11 @@ export function resetStream(stream: Duplex): void {
 
 export type Tcp = Duplex & { resetAndDestroy(): void }
 
+/** A TLSSocket has the method, and throws. */
 export function isTcp(stream: Duplex): stream is Tcp {
-  return 'resetAndDestroy' in stream && typeof stream.resetAndDestroy === 'function'
+  return (
+    'resetAndDestroy' in stream && typeof stream.resetAndDestroy === 'function' && !('encrypted' in stream)
+  )
 }
 
 /**

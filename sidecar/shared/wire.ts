@@ -16,11 +16,14 @@ export const maxServerFrame = 32 * 1024 * 1024
 
 /**
  * Relay joins: `GET relayPath` with `Upgrade: relayProtocol` and the ticket in `ticketHeader`, answered by 101 once
- * both sides have joined; from then on the two TCP streams are one.
+ * both sides have joined; from then on the two TCP streams are one. In the clear, or inside TLS where the network lets
+ * nothing else through. Who comes first is answered by 102 at once. `serverProduct`, in the header `Server` of all but 101,
+ * tells the server's answers from those of whatever is on the way.
  */
 export const relayPath = '/relay'
 export const relayProtocol = 'edgemesh-relay-v1'
 export const ticketHeader = 'edgemesh-ticket'
+export const serverProduct = 'edgemesh'
 /** Names the replica that passes a join on to the ticket's owner; a join that carries it is never passed on again. */
 export const forwardedHeader = 'edgemesh-forwarded-by'
 

@@ -30,8 +30,10 @@ export async function introduce(socket: Duplex, saying: Buffer, what: string): P
   socket.on('error', () => undefined) // followed by close
   socket.once('close', onClose)
   socket.once('data', resolve)
-  socket.write(saying)
   try {
+    if (descriptorOf(socket) === undefined)
+      throw new EdgeMeshError('refused', `Cannot ${what}: the relay goes inside TLS.`)
+    socket.write(saying)
     const answer = await withDeadline(promise, readyDeadlineMs, what)
     socket.pause()
     if (!answer.equals(ready))
@@ -46,6 +48,11 @@ export async function introduce(socket: Duplex, saying: Buffer, what: string): P
 
 /** Acceptor: says that it waits for TLS; `take` gets the descriptor, to be duplicated at once, or undefined. */
 export function welcome(socket: Duplex, take: (fd: number | undefined) => void): void {
+  if (descriptorOf(socket) === undefined) {
+    take(undefined)
+    socket.destroy()
+    return
+  }
   setReading(socket, false) // what comes after our answer is for the worker, from the first byte on
   socket.write(ready, () => {
     take(descriptorOf(socket))

@@ -16,12 +16,12 @@ export const upgradeRequest = (
 ) =>
   `${method} ${path} HTTP/1.1\r\nHost: server\r\nConnection: Upgrade\r\nUpgrade: ${upgrade}\r\n${ticketHeader}: ${ticket}\r\n\r\n`
 
-/** The status of the answer; what follows the head is put back. `0` where the connection ends without one. */
+/** The status of the final answer; what follows its head is put back. `0` where the connection ends without one. */
 export function readStatus(socket: Socket): Promise<number> {
   const { promise, resolve } = Promise.withResolvers<number>()
   let text = ''
   const onData = (chunk: Buffer) => {
-    text += chunk.toString('latin1')
+    text = (text + chunk.toString('latin1')).replace(/^HTTP\/1\.1 102 .*?\r\n\r\n/s, '')
     const end = text.indexOf('\r\n\r\n')
     if (end < 0) return
     socket.off('data', onData)
