@@ -8,9 +8,8 @@ import { Lane } from './lane.ts'
 import { LaneGroups, maxStreams } from './lane-groups.ts'
 import { type About, type ExpressReport, FORBIDDEN, LIMIT, type NewLane, STOPPING } from './messages.ts'
 import { answerOpen, ServedConnection } from './served.ts'
-import { Connecting, type Surroundings } from './surroundings.ts'
+import { Roster, type Surroundings } from './surroundings.ts'
 
-const connectDeadlineMs = 5_000
 const tickMs = 1_000
 const deadPeerSeconds = 10
 /** Of each lane, in the kernel: two milliseconds of 1 Gbit/s. */
@@ -33,8 +32,7 @@ export class LaneHouse {
   readonly #maxConnections: number
   readonly #lanes = new Map<number, Lane>()
   readonly #dirty = new Set<Lane>()
-  readonly #served = new Set<ServedConnection>()
-  readonly #connecting = new Connecting(connectDeadlineMs)
+  readonly #served = new Roster<ServedConnection>()
   readonly #abouts = new Map<string, About>()
   readonly #streams = new Shares(maxStreamsOfPeer)
   #self: ReadonlyMap<string, string> = new Map()
@@ -119,7 +117,7 @@ export class LaneHouse {
   /** Resets what is open, and calls back once peers have read what was sent to them. */
   abort(onEnd: () => void): void {
     this.#draining = true
-    for (const connection of [...this.#served]) connection.abort()
+    for (const connection of this.#served.all()) connection.abort()
     this.retire(() => true)
     this.#ending = { untilMs: performance.now() + lingerMs, onEnd }
   }
@@ -130,7 +128,7 @@ export class LaneHouse {
   }
 
   beforeWaiting(nowMs: number): number {
-    const waitMs = this.#connecting.check(nowMs)
+    const waitMs = this.#served.check(nowMs)
     this.flush()
     if (this.#ending !== undefined) return this.#end(nowMs, this.#ending)
     if (this.#lanes.size === 0) return waitMs
@@ -192,11 +190,9 @@ export class LaneHouse {
       (over) => {
         release()
         this.#served.delete(over)
-        this.#connecting.delete(over)
       },
     )
     this.#served.add(connection)
-    this.#connecting.add(connection)
     connection.start(socketAddressOf(key))
   }
 

@@ -17,6 +17,7 @@ export class LaneStream implements LaneUser {
   /** Bytes that the app has sent, and received. */
   sent = 0
   received = 0
+  place = -1
   readonly #lane: Lane
   readonly #id: number
   readonly #app: Port

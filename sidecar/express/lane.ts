@@ -25,6 +25,7 @@ import {
 import type { Ledger } from './ledger.ts'
 import type { LaneRoute } from './messages.ts'
 import { Pulse } from './pulse.ts'
+import { StreamTable } from './stream-table.ts'
 
 /** Frames of one round of the loop are sealed and sent together. */
 const batchBytes = packetBytes
@@ -93,7 +94,8 @@ export class Lane implements Task {
   readonly id: number
   readonly route: LaneRoute
   readonly isDialer: boolean
-  readonly users = new Map<number, LaneUser>()
+  place = -1
+  readonly users = new StreamTable<LaneUser>()
   peer: string
   readonly #options: LaneOptions
   readonly #port: Port
@@ -289,8 +291,7 @@ export class Lane implements Task {
     tls.free()
     ledger.disown(fd)
     close(fd)
-    const users = [...this.users.values()]
-    this.users.clear()
+    const users = this.users.clear()
     this.#waiting.clear()
     this.#held.drop()
     this.#more = undefined

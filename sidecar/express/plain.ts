@@ -4,9 +4,15 @@ import { close, closeWithReset, connectTo, ECONNRESET, socketError } from '#shar
 import { ABORTED, CLOSED, GAVE_UP, RESET_BY_APP, RESET_BY_PEER, type Target } from './messages.ts'
 import type { CapturedEvents, Carried, Surroundings } from './surroundings.ts'
 
+/** Longer than a connect takes where nothing is wrong; the main thread has more time, and other endpoints. */
+const connectDeadlineMs = 1_000
+
 /** A captured connection and the one to its endpoint, from accept to close, in the worker alone. */
 export class PlainConnection implements Carried {
   readonly startedMs = performance.now()
+  readonly patienceMs = connectDeadlineMs
+  place = -1
+  seat = -1
   readonly flowKey: string
   readonly #around: Surroundings
   readonly #target: Target

@@ -26,6 +26,7 @@ import {
 import type { Carried, Surroundings } from './surroundings.ts'
 import type { Window } from './window.ts'
 
+const connectDeadlineMs = 5_000
 const answer = Buffer.alloc(5)
 
 /** Says why a stream is not opened, or (0) that it is, and how much may be sent on it. */
@@ -38,6 +39,9 @@ export function answerOpen(lane: Lane, id: number, ending: number, window: numbe
 /** A stream that a peer has opened, and the connection to this pod's app. */
 export class ServedConnection implements LaneUser, Carried {
   readonly startedMs = performance.now()
+  readonly patienceMs = connectDeadlineMs
+  place = -1
+  seat = -1
   readonly #around: Surroundings
   readonly #lane: Lane
   readonly #id: number

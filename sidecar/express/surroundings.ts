@@ -18,6 +18,10 @@ export interface Surroundings {
 /** A connection that the worker carries. */
 export interface Carried extends Task {
   readonly startedMs: number
+  /** How long it has to connect at first, in ms. */
+  readonly patienceMs: number
+  /** Of its roster only: its place there, or -1. */
+  seat: number
   readonly isConnecting: boolean
   /** Its time to connect is up: false when it gives itself some more, and is to be asked again. */
   late(): boolean
@@ -36,48 +40,54 @@ const tickMs = 250
 /** This thread has not run for so long: answers may have come that it has not seen yet. */
 const starvedMs = 750
 
-/** Connections that are being made, each with as much time at first; looked at in the order in which they began. */
-export class Connecting {
-  readonly #deadlineMs: number
-  readonly #connections = new Set<Carried>()
-  /** Those that have given themselves more time: few, and asked at intervals. */
-  readonly #late = new Set<Carried>()
-  #askedMs = 0
+/**
+ * Connections that are open, of which those that are being made have a deadline. An array in which each knows its place: as
+ * for the loop's own, a Set's old tables would keep what has ended.
+ */
+export class Roster<T extends Carried> {
+  readonly #members: T[] = []
+  #anyConnecting = false
+  #sweptMs = 0
   #checkedMs = 0
 
-  constructor(deadlineMs: number) {
-    this.#deadlineMs = deadlineMs
+  add(member: T): void {
+    member.seat = this.#members.push(member) - 1
+    this.#anyConnecting = true
   }
 
-  add(connection: Carried): void {
-    this.#connections.add(connection)
+  delete(member: T): void {
+    const { seat } = member
+    if (seat < 0) return
+    member.seat = -1
+    const last = this.#members.pop()
+    if (last === undefined || last === member) return
+    this.#members[seat] = last
+    last.seat = seat
   }
 
-  delete(connection: Carried): void {
-    this.#connections.delete(connection)
-    this.#late.delete(connection)
+  all(): T[] {
+    return [...this.#members]
   }
 
-  /** Those that are connected leave the front of the queue; the first that is not is the oldest. Returns ms to wait, or -1. */
+  /** Tells those whose time to connect is up, at intervals. Returns how long the loop may wait, in ms, or -1. */
   check(nowMs: number): number {
     const starved = nowMs - this.#checkedMs > starvedMs
     this.#checkedMs = nowMs
-    if (!starved) this.#ask(nowMs)
-    return this.#connections.size + this.#late.size > 0 ? tickMs : -1
+    if (!this.#anyConnecting) return -1
+    if (!starved && nowMs - this.#sweptMs >= tickMs) {
+      this.#sweptMs = nowMs
+      this.#anyConnecting = this.#sweep(nowMs)
+    }
+    return this.#anyConnecting ? tickMs : -1
   }
 
-  #ask(nowMs: number): void {
-    for (const connection of this.#connections) {
-      if (connection.isConnecting) {
-        if (nowMs - connection.startedMs < this.#deadlineMs) break
-        if (!connection.late()) this.#late.add(connection)
-      }
-      this.#connections.delete(connection)
+  /** Whether any is still connecting. */
+  #sweep(nowMs: number): boolean {
+    let any = false
+    for (const member of this.all()) {
+      if (member.seat < 0 || !member.isConnecting) continue
+      if (nowMs - member.startedMs < member.patienceMs || !member.late()) any = true
     }
-    if (this.#late.size > 0 && nowMs - this.#askedMs >= tickMs) {
-      this.#askedMs = nowMs
-      for (const connection of [...this.#late])
-        if (!connection.isConnecting || connection.late()) this.#late.delete(connection)
-    }
+    return any
   }
 }

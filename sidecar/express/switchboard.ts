@@ -8,14 +8,12 @@ import { Ledger } from './ledger.ts'
 import type { ExpressData, ExpressOrder, ExpressReport, Flow, Listener, Punt, Target } from './messages.ts'
 import { PlainConnection } from './plain.ts'
 import { Records } from './records.ts'
-import { type CapturedEvents, type Carried, Connecting, type Surroundings } from './surroundings.ts'
-import { askAfterMs, LaneTarget, TunnelledConnection } from './tunnelled.ts'
+import { type CapturedEvents, type Carried, Roster, type Surroundings } from './surroundings.ts'
+import { LaneTarget, TunnelledConnection } from './tunnelled.ts'
 import { Windows } from './window.ts'
 
 /** Of one listening socket in one turn. */
 const maxAccepts = 32
-/** Longer than a connect takes where nothing is wrong; the main thread has more time, and other endpoints. */
-const connectDeadlineMs = 1_000
 /** How soon accepting is tried again when there was no descriptor left. */
 const starvedMs = 100
 
@@ -34,6 +32,7 @@ class Listening implements Task {
   readonly fd: number
   readonly family: 4 | 6
   readonly port: Port
+  place = -1
   readonly #take: (listening: Listening) => 'waiting' | 'more'
 
   constructor({ fd, family }: Listener, take: (listening: Listening) => 'waiting' | 'more') {
@@ -55,17 +54,15 @@ export class Switchboard {
   readonly #report: (report: ExpressReport) => void
   readonly #flows = new Map<string, InstalledFlow>()
   readonly #house: LaneHouse
-  readonly #connections = new Set<Carried>()
-  readonly #connecting = new Connecting(connectDeadlineMs)
-  readonly #opening = new Connecting(askAfterMs)
+  readonly #connections = new Roster<Carried>()
   readonly #address = Buffer.alloc(28)
   readonly #on: CapturedEvents = {
     punt: (connection, fd, failed) => {
-      this.#forget(connection)
+      this.#connections.delete(connection)
       const waitedMs = performance.now() - connection.startedMs
       this.#punts.push({ fd, waitedMs, ...(failed && { failedFlow: connection.flowKey }) })
     },
-    end: (connection) => this.#forget(connection),
+    end: (connection) => this.#connections.delete(connection),
   }
   #listening: Listening[] = []
   #starvedUntilMs = 0
@@ -124,7 +121,7 @@ export class Switchboard {
         this.#house.serve(order.served)
         return
       case 'abort':
-        for (const connection of [...this.#connections]) connection.abort()
+        for (const connection of this.#connections.all()) connection.abort()
         this.#house.abort(() => {
           this.#around.records.flush()
           this.#report({ type: 'idle' })
@@ -194,22 +191,14 @@ export class Switchboard {
       lanes === undefined || lane === undefined
         ? new PlainConnection(this.#around, { fd, flowKey, target }, this.#on)
         : new TunnelledConnection(this.#around, { fd, flowKey, target: lanes, lane }, this.#on)
-    const queue = lane === undefined ? this.#connecting : this.#opening
     this.#connections.add(connection)
-    queue.add(connection)
     if (connection.start()) return
-    this.#forget(connection)
+    this.#connections.delete(connection)
     this.#punts.push({ fd, failedFlow: flowKey })
   }
 
-  #forget(connection: Carried): void {
-    this.#connections.delete(connection)
-    this.#connecting.delete(connection)
-    this.#opening.delete(connection)
-  }
-
   #beforeWaiting(nowMs: number): number {
-    let waitMs = sooner(this.#connecting.check(nowMs), this.#opening.check(nowMs))
+    let waitMs = this.#connections.check(nowMs)
     waitMs = sooner(waitMs, this.#house.beforeWaiting(nowMs))
     if (this.#punts.length > 0) {
       this.#report({ type: 'punts', punts: this.#punts })

@@ -10,11 +10,14 @@ import type { Window } from './window.ts'
 /** How long a far sidecar that is alive may take to answer an OPEN: its own connect deadline and a long round trip; in ms. */
 const answerDeadlineMs = 7_000
 /** An OPEN that is not answered for so long has the peer asked for a sign of life, in ms. */
-export const askAfterMs = 500
+const askAfterMs = 500
 
 /** A captured connection that goes by a lane: nothing of it is read before the far sidecar has connected. */
 export class TunnelledConnection implements LaneUser, Carried {
   readonly startedMs = performance.now()
+  readonly patienceMs = askAfterMs
+  place = -1
+  seat = -1
   readonly flowKey: string
   readonly #around: Surroundings
   readonly #lane: Lane

@@ -7,7 +7,7 @@ import { BROKEN, ENDED, type TlsConnection, WANTS_READ, WANTS_WRITE } from './op
 type Finished = Extract<Report, { type: 'finished' }>
 
 /** A connection that was given to the pump. */
-export interface Connection extends Task {
+export interface Connection extends Pick<Task, 'turn'> {
   readonly id: number
   readonly ports: readonly Port[]
   outcome(): Finished

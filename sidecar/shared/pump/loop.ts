@@ -3,6 +3,8 @@ import { drainWakes, Epoll } from './libc.ts'
 
 /** Something that the loop gives turns: `more` when there is something to do without waiting. */
 export interface Task {
+  /** Of the loop only: its place among those that are to get a turn, or -1. */
+  place: number
   turn(): 'waiting' | 'more' | 'finished'
 }
 
@@ -22,7 +24,12 @@ export class Loop {
   readonly #beforeWaiting: BeforeWaiting[] = []
   /** By descriptor. */
   readonly #watched: ({ task: Task; port: Port } | undefined)[] = []
-  readonly #busy = new Set<Task>()
+  /**
+   * Those that are to get a turn. No Set: under thousands of comings and goings a second it makes new tables all the time,
+   * and each that has become old keeps what it held, and the next table, until the next collection of all.
+   */
+  readonly #busy: (Task | undefined)[] = []
+  #busyCount = 0
 
   /** `onWake` is called when the counter `wakeFd` was added to. */
   constructor(epollFd: number, wakeFd: number, onWake: () => void) {
@@ -60,27 +67,47 @@ export class Loop {
 
   /** The task gets a turn, and goes on getting them until it waits. */
   stir(task: Task): void {
-    this.#busy.add(task)
+    if (task.place >= 0) return
+    task.place = this.#busyCount
+    this.#busy[this.#busyCount++] = task
   }
 
   rest(task: Task): void {
-    this.#busy.delete(task)
+    if (task.place >= 0) this.#busy[task.place] = undefined
+    task.place = -1
   }
 
   run(): never {
     const onEvent = (fd: number, events: number) => this.#onEvent(fd, events)
     for (;;) {
       this.#epoll.wait(this.#timeoutMs(), onEvent)
-      // Those that are stirred by another's turn get theirs in this round.
-      for (const task of this.#busy) if (task.turn() !== 'more') this.#busy.delete(task)
+      this.#round()
     }
+  }
+
+  /** Those that are stirred by another's turn get theirs in this round. */
+  #round(): void {
+    const busy = this.#busy
+    for (let i = 0; i < this.#busyCount; i++) {
+      const task = busy[i]
+      if (task !== undefined && task.turn() !== 'more') this.rest(task)
+    }
+    let left = 0
+    for (let i = 0; i < this.#busyCount; i++) {
+      const task = busy[i]
+      if (task === undefined) continue
+      busy[i] = undefined
+      task.place = left
+      busy[left++] = task
+    }
+    this.#busyCount = left
   }
 
   #timeoutMs(): number {
     const now = performance.now()
     let timeoutMs = -1
     for (const hook of this.#beforeWaiting) timeoutMs = sooner(timeoutMs, hook(now))
-    return this.#busy.size > 0 ? 0 : timeoutMs
+    return this.#busyCount > 0 ? 0 : timeoutMs
   }
 
   #onEvent(fd: number, events: number): void {
@@ -92,6 +119,6 @@ export class Loop {
     const watched = this.#watched[fd]
     if (watched === undefined) return
     watched.port.on(events)
-    this.#busy.add(watched.task)
+    this.stir(watched.task)
   }
 }

@@ -4,7 +4,7 @@ import { giveBackGarbage } from '../garbage.ts'
 import { giveBackMappedPages } from '../mapped-pages.ts'
 import { type Connection, JoinedSockets, SideConnection } from './connections.ts'
 import { PipePool, type Port } from './lanes.ts'
-import { Loop } from './loop.ts'
+import { Loop, type Task } from './loop.ts'
 import type { Order, Report, WorkerData } from './messages.ts'
 import { TlsConnection, TlsContext } from './openssl.ts'
 
@@ -22,7 +22,7 @@ export type Guest = (order: unknown) => void
 export class PumpWorker {
   readonly loop: Loop
   readonly pipes: PipePool
-  readonly #connections = new Map<number, { connection: Connection; turn(): Turn }>()
+  readonly #connections = new Map<number, Task & { connection: Connection }>()
   readonly #deadlines = new Map<SideConnection, number>()
   #guest: Guest | undefined
   #context: TlsContext | undefined
@@ -114,13 +114,13 @@ export class PumpWorker {
       if (turn === 'finished') this.#finish(id)
       return turn
     }
-    const task = { connection, turn }
+    const task = { connection, turn, place: -1 }
     this.#connections.set(id, task)
     for (const port of connection.ports) this.#watch(task, port)
     this.loop.stir(task)
   }
 
-  #watch(task: { turn(): Turn }, port: Port | undefined): void {
+  #watch(task: Task, port: Port | undefined): void {
     if (port !== undefined) this.loop.watch(task, port)
   }
 
@@ -157,8 +157,6 @@ export class PumpWorker {
     return this.#deadlines.size > 0 ? tickMs : -1
   }
 }
-
-type Turn = 'waiting' | 'more' | 'finished'
 
 export function report(message: Report): void {
   parentPort?.postMessage(message)

@@ -10,8 +10,8 @@ import { LaneHouse } from '../../../sidecar/express/lane-house.ts'
 import { Ledger } from '../../../sidecar/express/ledger.ts'
 import { type ExpressReport, endings } from '../../../sidecar/express/messages.ts'
 import { Records } from '../../../sidecar/express/records.ts'
-import { Connecting, type Surroundings } from '../../../sidecar/express/surroundings.ts'
-import { askAfterMs, LaneTarget, TunnelledConnection } from '../../../sidecar/express/tunnelled.ts'
+import { Roster, type Surroundings } from '../../../sidecar/express/surroundings.ts'
+import { LaneTarget, TunnelledConnection } from '../../../sidecar/express/tunnelled.ts'
 import { Windows } from '../../../sidecar/express/window.ts'
 import { CertificateAuthority } from '../../../sidecar/shared/authority/certificate-authority.ts'
 import { descriptorOf } from '../../../sidecar/shared/descriptor.ts'
@@ -92,7 +92,7 @@ export class Pod {
   readonly punts: boolean[] = []
   /** Lanes whose peers are to be accepted. */
   readonly named: number[] = []
-  readonly #opening = new Connecting(askAfterMs)
+  readonly #opening = new Roster<TunnelledConnection>()
   #ups = 0
   #lastLane = 0
 
