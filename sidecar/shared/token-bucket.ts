@@ -3,12 +3,13 @@ export class TokenBucket {
   readonly #burst: number
   readonly #perSecond: number
   #tokens: number
-  #at = performance.now()
+  #at: number
 
-  constructor(burst: number, perSecond: number) {
+  constructor(burst: number, perSecond: number, now = performance.now()) {
     this.#burst = burst
     this.#perSecond = perSecond
     this.#tokens = burst
+    this.#at = now
   }
 
   /** False when there is none left; it costs nothing then. */

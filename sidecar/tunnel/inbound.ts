@@ -2,6 +2,7 @@ import {
   constants,
   createSecureServer,
   type Http2SecureServer,
+  type Http2Session,
   type ServerHttp2Session,
   type ServerHttp2Stream,
 } from 'node:http2'
@@ -237,7 +238,12 @@ export class Inbound {
       this.#streams--
       over()
     })
-    await this.#serve(stream, decision, entry, this.#limits.budgetOf(peer.podUid))
+    const { podUid } = peer
+    const { session } = stream // it forgets its session when it closes
+    await this.#serve(stream, decision, entry, this.#limits.budgetOf(podUid), () => {
+      if (!this.#limits.mayGiveUp(podUid))
+        this.#onAbuse(podUid, session, 'it opens streams and resets them without end')
+    })
   }
 
   /** Refused streams count for the rate, as they cost as much; what is not admitted is undefined. */
@@ -247,19 +253,23 @@ export class Inbound {
     isRefused: boolean,
   ): (() => void) | undefined {
     const mayOpen = this.#limits.mayOpen(podUid)
-    if (mayOpen === 'abuse') {
-      this.#onLimit(podUid, 'it goes on opening streams that are too many')
-      session?.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM)
-    }
+    if (mayOpen === 'abuse') this.#onAbuse(podUid, session, 'it goes on opening streams that are too many')
     if (mayOpen !== true || isRefused || this.#limits.budgetOf(podUid).full) return undefined
     return this.#limits.streams.take(podUid)
   }
 
+  #onAbuse(podUid: string, session: Http2Session | undefined, why: string): void {
+    this.#onLimit(podUid, why)
+    session?.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM)
+  }
+
+  /** `onGivenUp`: the peer has not waited for our answer. */
   async #serve(
     stream: ServerHttp2Stream,
     { host, port }: { host: string; port: number },
     entry: ReturnType<AccessLog['open']>,
     budget: ByteBudget,
+    onGivenUp: () => void,
   ): Promise<void> {
     const gone = new AbortController()
     const onClose = () => gone.abort(new EdgeMeshError('reset', 'Cannot go on: the peer gave up.'))
@@ -274,8 +284,10 @@ export class Inbound {
       })
       stream.off('close', onClose)
       entry.connected()
-      if (stream.destroyed) upstream.destroy()
-      else stream.respond({ ':status': 200 })
+      if (stream.destroyed) {
+        upstream.destroy()
+        onGivenUp()
+      } else stream.respond({ ':status': 200 })
       const onBlocked = (splice: Splice, from: Side) => from === 'b' && budget.blocked(splice)
       const splice = new Splice(stream, upstream, { signal: this.#aborter.signal, onBlocked })
       budget.watch(splice)
@@ -286,6 +298,7 @@ export class Inbound {
       const code = codeOf(error)
       if (code === 'refused' || code === 'timeout' || code === 'unreachable') this.#refuse(stream, code)
       else stream.destroy()
+      if (gone.signal.aborted) onGivenUp()
       entry.close({ closeReason: code, error: sentenceOf(error) })
     }
   }

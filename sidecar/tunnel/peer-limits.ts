@@ -18,6 +18,8 @@ export const peerLimits = {
   newStreams: { perSecond: 2_000, burst: 4_000 },
   /** Streams that it was refused for that: it does not listen, so its sessions end. */
   excess: { perSecond: 200, burst: 2_000 },
+  /** Streams that it opens and resets before they are answered: nobody else has so many apps that give up. */
+  givenUp: { perSecond: 100, burst: 1_000 },
   /** Of the pump's connections. */
   sidesOfPeer: 128,
   /** What apps have sent and the peer does not read. */
@@ -25,6 +27,9 @@ export const peerLimits = {
   /** Sessions with the whole window; what a peer has sent and no app reads is thereby at most 59 MiB. */
   wideSessions: 4,
 }
+
+type Rate = (typeof peerLimits)['newStreams' | 'excess' | 'givenUp']
+type Rates = Record<'opened' | 'excess' | 'givenUp', TokenBucket>
 
 /** A window of a session that is not one of the first. It must exceed that of a stream (see windows). */
 const narrowWindow = streamWindow + mib / 4
@@ -36,7 +41,7 @@ export class PeerLimits {
   readonly streams = new Shares(peerLimits.streamsOfPeer)
   readonly sides = new Shares(peerLimits.sidesOfPeer)
   readonly #budgets = new Map<string, ByteBudget>()
-  readonly #rates = new Map<string, { opened: TokenBucket; excess: TokenBucket }>()
+  readonly #rates = new Map<string, Rates>()
 
   /** How much may be on its way in the session that the peer has opened last, in bytes. */
   windowOf(podUid: string): number {
@@ -45,18 +50,30 @@ export class PeerLimits {
 
   /** Whether the peer may open one more stream now; `abuse` when it has been refused far too many. */
   mayOpen(podUid: string, now = performance.now()): boolean | 'abuse' {
-    const { newStreams, excess } = peerLimits
+    const { opened, excess } = this.#ratesOf(podUid, now)
+    if (opened.take(now)) return true
+    return excess.take(now) ? false : 'abuse'
+  }
+
+  /** Whether the peer may give one more stream up now that was not answered yet. */
+  mayGiveUp(podUid: string, now = performance.now()): boolean {
+    return this.#ratesOf(podUid, now).givenUp.take(now)
+  }
+
+  #ratesOf(podUid: string, now: number): Rates {
+    const bucket = ({ burst, perSecond }: Rate) => new TokenBucket(burst, perSecond, now)
+    const { newStreams, excess, givenUp } = peerLimits
     const rates = this.#rates.get(podUid) ?? {
-      opened: new TokenBucket(newStreams.burst, newStreams.perSecond),
-      excess: new TokenBucket(excess.burst, excess.perSecond),
+      opened: bucket(newStreams),
+      excess: bucket(excess),
+      givenUp: bucket(givenUp),
     }
     this.#rates.set(podUid, rates) // a peer that comes back is the same
     for (const oldest of this.#rates.keys()) {
       if (this.#rates.size <= 2 * peerLimits.sessions) break
       this.#rates.delete(oldest)
     }
-    if (rates.opened.take(now)) return true
-    return rates.excess.take(now) ? false : 'abuse'
+    return rates
   }
 
   /** What is held of one peer. */

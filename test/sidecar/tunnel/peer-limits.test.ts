@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest'
 import { PeerLimits, peerLimits } from '../../../sidecar/tunnel/peer-limits.ts'
 
-const { newStreams, excess } = peerLimits
+const { newStreams, excess, givenUp } = peerLimits
 /** The buckets are full then. A whole number: with fractions a second is a little less than a second now and then. */
 const now = Math.ceil(performance.now()) + 1_000
 const count = (limits: PeerLimits, podUid: string, times: number, at = now) => {
@@ -29,4 +29,13 @@ it('what one peer has opened is not counted for another', () => {
   const limits = new PeerLimits()
   count(limits, 'a', newStreams.burst + excess.burst)
   expect(limits.mayOpen('b', now)).toBe(true)
+})
+
+it('it may give up so many that were not answered, at once and in a second', () => {
+  const limits = new PeerLimits()
+  const giveUp = (times: number, at: number) =>
+    Array.from({ length: times }, () => limits.mayGiveUp('a', at)).filter(Boolean).length
+  expect(giveUp(givenUp.burst + 1, now)).toBe(givenUp.burst)
+  expect(giveUp(givenUp.perSecond + 1, now + 1_000)).toBe(givenUp.perSecond)
+  expect([limits.mayOpen('a', now), limits.mayGiveUp('b', now)]).toEqual([true, true])
 })
