@@ -49,10 +49,9 @@ export class RelayJoiner {
   /** Resolves with the byte stream to the other side once both have joined; rejects with `JoinFailed`. */
   async join(server: ServerAddress, ticket: string): Promise<Duplex> {
     const signal = AbortSignal.timeout(joinDeadlineMs)
-    const name = `${server.host} ${server.port}`
-    if ((this.#tlsUntil.get(name) ?? 0) > this.#now()) {
+    if (this.#goesInside(server)) {
       const secured = await this.#secured(server, ticket, signal)
-      if (!(await secured.heard)) this.#tlsUntil.delete(name)
+      if (!(await secured.heard)) this.#tlsUntil.delete(nameOf(server))
       return secured.joined
     }
     const plain = inTheClear(server, ticket, signal)
@@ -60,19 +59,26 @@ export class RelayJoiner {
     if (isHeard) return plain.joined
     const secured = await this.#secured(server, ticket, signal)
     try {
-      return await Promise.any([plain.joined, secured.joined]) // a ticket is good for one of them only
+      const stream = await Promise.any([plain.joined, secured.joined]) // a ticket is good for one of them only
+      if (!plain.wasHeard) void this.#learn(server)
+      return stream
     } catch {
       return await plain.joined
     } finally {
-      if (secured.wasHeard && !plain.wasHeard) {
-        this.#tlsUntil.set(name, this.#now() + tlsForMs)
-        this.#log.info(
-          { server },
-          'the network lets only TLS through to the server: the relay goes inside it',
-        )
-      }
       for (const attempt of [plain, secured]) attempt.giveUp()
     }
+  }
+
+  #goesInside(server: ServerAddress): boolean {
+    return (this.#tlsUntil.get(nameOf(server)) ?? 0) > this.#now()
+  }
+
+  /** Asks once more in the clear, with no good ticket: the server may have been away just then, and is not now. */
+  async #learn(server: ServerAddress): Promise<void> {
+    const again = inTheClear(server, 'none', AbortSignal.timeout(this.#signDeadlineMs))
+    if ((await again.heard) || this.#goesInside(server)) return
+    this.#tlsUntil.set(nameOf(server), this.#now() + tlsForMs)
+    this.#log.info({ server }, 'the network lets only TLS through to the server: the relay goes inside it')
   }
 
   async #secured(server: ServerAddress, ticket: string, signal: AbortSignal): Promise<Attempt> {
@@ -80,6 +86,8 @@ export class RelayJoiner {
     return new Attempt(server, ticket, signal, () => connectTls(options))
   }
 }
+
+const nameOf = ({ host, port }: ServerAddress) => `${host} ${port}`
 
 function inTheClear(server: ServerAddress, ticket: string, signal: AbortSignal): Attempt {
   const options = { ...server, noDelay: true, keepAlive: true, keepAliveInitialDelay: 30_000 }

@@ -35,7 +35,11 @@ afterAll(async () => {
 it('reaches the cloud by a relay inside TLS, at once', async () => {
   await expect.poll(() => echoes(lab, service), { timeout: 20_000 }).toBe(true) // the service is new
   await expect.poll(() => lastAccess(lab, 'client'), { timeout: 10_000 }).toMatchObject({ route: 'relayed' })
-  expect((await logOf(lab, 'client')).filter((l) => l.msg === inside)).toHaveLength(1)
+  await expect
+    .poll(async () => (await logOf(lab, 'client')).filter((l) => l.msg === inside).length, {
+      timeout: 10_000,
+    })
+    .toBe(1)
 })
 
 it('carries bulk both ways exactly, and ends each direction by itself', async () => {

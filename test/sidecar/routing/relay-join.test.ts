@@ -14,7 +14,7 @@ type Id = ReturnType<typeof identityFor>
 /** What a network does with what is not TLS. */
 const refusals = {
   resets: (client: Socket) => client.resetAndDestroy(),
-  swallows: () => undefined,
+  swallows: (client: Socket) => void client.resume(),
   'answers itself': (client: Socket) =>
     client.end('HTTP/1.1 403 Forbidden\r\nServer: proxy\r\nContent-Length: 2\r\n\r\nno'),
 }
@@ -34,20 +34,22 @@ afterEach(async () => {
 })
 afterAll(() => server.close())
 
+function through(client: Socket): void {
+  const onward = connect(server.port, '127.0.0.1')
+  open.push(onward.on('error', () => undefined))
+  client.pipe(onward).pipe(client)
+}
+
 /** Lets TLS through to the server; `refuse` deals with all else. Counts what it has refused. */
 async function middlebox(refuse: (client: Socket) => void): Promise<{ port: number; refused: number }> {
   const box = createServer((client) => {
     open.push(client.on('error', () => undefined))
     client.once('data', (bytes) => {
-      if (bytes[0] !== 0x16) {
-        seen.refused++
-        refuse(client)
-        return
-      }
-      const onward = connect(server.port, '127.0.0.1')
-      open.push(onward.on('error', () => undefined))
-      onward.write(bytes)
-      client.pipe(onward).pipe(client)
+      client.pause()
+      client.unshift(bytes)
+      if (bytes[0] === 0x16) return through(client)
+      seen.refused++
+      refuse(client)
     })
   })
   boxes.push(box)
@@ -113,14 +115,29 @@ describe('a join of the relay', () => {
     const clock = { ms: 0 }
     const box = await middlebox(refusals.resets)
     const [dialer, acceptor] = [joiner(clock), joiner(clock)]
-    for (const refused of [2, 2]) {
+    for (const ms of [0, 60_000]) {
+      clock.ms = ms
       const [a, b] = await pair(dialer, box.port, acceptor, box.port)
       await carries(a, b, 4)
-      expect(box.refused).toBe(refused)
+      await expect.poll(() => box.refused).toBe(4) // each asks once more whether it is so
     }
     clock.ms = 11 * 60_000
     await pair(dialer, box.port, acceptor, box.port)
-    expect(box.refused).toBe(4)
+    await expect.poll(() => box.refused).toBe(8)
+  })
+
+  it('does not take a server that was away for a network that lets nothing else out', async () => {
+    let seen = 0
+    const box = await middlebox((client) => {
+      if (++seen <= 2) client.resetAndDestroy()
+      else through(client)
+    })
+    const [dialer, acceptor] = [joiner(), joiner()]
+    for (const stream of await pair(dialer, box.port, acceptor, box.port))
+      expect(descriptorOf(stream)).toBe(undefined)
+    await expect.poll(() => seen).toBe(4)
+    const [a, b] = await pair(dialer, box.port, acceptor, box.port)
+    expect([descriptorOf(a), descriptorOf(b)].map((fd) => typeof fd)).toEqual(['number', 'number'])
   })
 
   it('waits in the clear for a peer that is late, and is not sent twice', async () => {
