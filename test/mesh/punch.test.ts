@@ -129,22 +129,32 @@ describe('two sites whose pods are connected to different replicas of the server
 describe.each([1, 2] as const)(
   'two nodes of one LAN without a CNI, and %i replicas of the server',
   (replicas) => {
+    let tries = 0
+    /** A sidecar that knows nothing of its peer. */
+    const startOver = async () => {
+      if (replicas === 2) return place(lab, 'client', 'server')
+      await lab.stopSidecar('client')
+      await lab.startSidecar('client')
+    }
     const joins = (outcome: string) =>
       metric(lab, 'client', `edgemesh_relay_joins_total{side="dialer",outcome="${outcome}"}`)
 
     beforeAll(async () => {
       lab = await Lab.up({ noCni: true, replicas })
       await startServer(lab, 'tcp-echo-edge')
-      if (replicas === 1) return
-      await place(lab, 'client', 'server')
-      await place(lab, 'tcp-echo-edge', 'server-2')
+      if (replicas === 2) await place(lab, 'tcp-echo-edge', 'server-2')
+      await startOver()
     })
 
     afterAll(async () => {
       await lab?.down()
     })
 
-    it('meet at the addresses of their nodes at once, and the cloud carries no byte', async () => {
+    // With both cores busy elsewhere the 1.5 s may pass before two sidecars that have just started have met.
+    it('meet at the addresses of their nodes at once, and the cloud carries no byte', {
+      retry: 2,
+    }, async () => {
+      if (tries++ > 0) await startOver()
       expect(await routeOf('client', 'edge')).toBe('punched')
       expect(await routeOf('client', 'edge')).toBe('punched')
       expect([await joins('near'), await joins('joined')]).toEqual([1, 0])
