@@ -62,8 +62,10 @@ export class RelayJoiner {
       const stream = await Promise.any([plain.joined, secured.joined]) // a ticket is good for one of them only
       if (!plain.wasHeard) void this.#learn(server)
       return stream
-    } catch {
-      return await plain.joined
+    } catch (error) {
+      const [inClear, inTls] = (error as AggregateError).errors
+      const why = `${sentenceOf(inClear)} Nor inside TLS: ${sentenceOf(inTls)}`
+      throw new JoinFailed('unreachable', why)
     } finally {
       for (const attempt of [plain, secured]) attempt.giveUp()
     }
@@ -82,16 +84,16 @@ export class RelayJoiner {
   }
 
   async #secured(server: ServerAddress, ticket: string, signal: AbortSignal): Promise<Attempt> {
-    const options = { ...(await this.#tls()), ...server }
+    const options = { ...(await this.#tls()), ...socketOptions, ...server }
     return new Attempt(server, ticket, signal, () => connectTls(options))
   }
 }
 
+const socketOptions = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 30_000 }
 const nameOf = ({ host, port }: ServerAddress) => `${host} ${port}`
 
 function inTheClear(server: ServerAddress, ticket: string, signal: AbortSignal): Attempt {
-  const options = { ...server, noDelay: true, keepAlive: true, keepAliveInitialDelay: 30_000 }
-  return new Attempt(server, ticket, signal, () => connect(options))
+  return new Attempt(server, ticket, signal, () => connect({ ...server, ...socketOptions }))
 }
 
 /** One request for the server to join us. */

@@ -258,9 +258,11 @@ export class Inbound {
     return this.#limits.streams.take(podUid)
   }
 
+  /** Once for a session: the streams that it still has end after it. */
   #onAbuse(podUid: string, session: Http2Session | undefined, why: string): void {
+    if (session === undefined || session.destroyed) return
     this.#onLimit(podUid, why)
-    session?.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM)
+    session.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM)
   }
 
   /** `onGivenUp`: the peer has not waited for our answer. */
