@@ -20,3 +20,9 @@ export function setReading(socket: Duplex, on: boolean): void {
   if (on) handle.readStart()
   else handle.readStop()
 }
+
+/** Whether bytes that were written wait for room in the kernel's buffer; of TLS, those that are sealed already. */
+export function isWriteWaiting(socket: Duplex): boolean {
+  const { _handle: handle } = socket as unknown as { _handle?: { writeQueueSize?: number } | null }
+  return (handle?.writeQueueSize ?? 0) > 0
+}

@@ -1,7 +1,8 @@
-import type { Http2Stream } from 'node:http2'
+import type { Http2Session, Http2Stream } from 'node:http2'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { descriptorOf, setReading } from './descriptor.ts'
+import { keepReading } from './keep-reading.ts'
 import type { Moved } from './pump/pump.ts'
 import { TCP_CLOSE, tcpState } from './pump/tcp.ts'
 import { isReset, isTcp, resetStream } from './reset.ts'
@@ -65,6 +66,8 @@ class Way {
   halted = false
   /** What the source's end means, where it is not the end of the direction. */
   onEnd: (() => void) | undefined
+  /** Of the target, where it is an HTTP/2 stream. */
+  readonly #session: Http2Session | undefined
   readonly #bulkBytes: number
   #run = 0
   #runStartedMs = 0
@@ -72,12 +75,14 @@ class Way {
   constructor(from: Duplex, to: Duplex, bulkBytes = defaultBulkBytes) {
     this.from = from
     this.to = to
+    this.#session = sessionOf(to)
     this.#bulkBytes = bulkBytes
   }
 
   /** Passes bytes on; false when the target wants a pause. */
   pass(chunk: Buffer): boolean {
     this.bytes += chunk.length
+    if (this.#session !== undefined) keepReading(this.#session)
     return this.to.write(chunk)
   }
 
@@ -294,7 +299,7 @@ function isResetSilently(stream: Duplex): boolean {
 }
 
 /** The HTTP/2 session of a stream, which forgets it when it closes. */
-function sessionOf(stream: Duplex): { destroyed: boolean } | undefined {
+function sessionOf(stream: Duplex): Http2Session | undefined {
   return (stream as Partial<Http2Stream>).session
 }
 
