@@ -36,7 +36,8 @@ export interface ChannelOwner extends FeedSource {
   admit(token: VerifiedToken): PodIdentity
   /** False when the pod opens channels more often than any that works would. */
   mayJoin(podUid: string): boolean
-  issue(identity: PodIdentity, publicKey: string): Promise<IssuedCertificate>
+  /** In its turn, and as long as it is wanted, as `verify`. */
+  issue(identity: PodIdentity, publicKey: string, isWanted: () => boolean): Promise<IssuedCertificate>
   /** The channel has its identity: takes its place and sends what it missed. */
   onWelcome(channel: Channel, resume: { epoch: string; version: number } | undefined): void
   onRelay(channel: Channel, message: Extract<ClientMessage, { type: 'relay' }>): Promise<void>
@@ -268,7 +269,8 @@ export class Channel implements Presence, Participant {
   /** Verifies the request and issues; from the first time on, only the same pod's tokens will do. */
   async #certify(request: CertificateRequest, boundTo?: string): Promise<IssuedCertificate> {
     const { verify, admit, issue } = this.#owner
-    const verified = await verify(new Secret(request.token), () => this.open)
+    const isWanted = () => this.open
+    const verified = await verify(new Secret(request.token), isWanted)
     if (boundTo !== undefined && verified.podUid !== boundTo) {
       throw new EdgeMeshError('unauthenticated', 'Cannot renew with the token of another pod.')
     }
@@ -277,7 +279,7 @@ export class Channel implements Presence, Participant {
     if (!isProofValid(request)) {
       throw new EdgeMeshError('unauthenticated', 'Cannot certify the key: the proof of possession is wrong.')
     }
-    const certificate = await issue(admit(verified), request.publicKey)
+    const certificate = await issue(admit(verified), request.publicKey, isWanted)
     this.#identity = admit(verified) // the pod may have been deleted meanwhile
     return certificate
   }

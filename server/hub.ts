@@ -227,11 +227,15 @@ export class Hub implements ChannelOwner {
     return joins.take()
   }
 
-  readonly issue = async (identity: PodIdentity, publicKey: string) => {
+  readonly issue = async (identity: PodIdentity, publicKey: string, isWanted: () => boolean) => {
     const { authority, source, leafLifetimeMs, maxLeafLifetimeMs = Number.POSITIVE_INFINITY } = this.#options
     const asked = source.state.pods.get(identity.podUid)?.leafLifetimeMs
     const lifetimeMs = asked === undefined ? leafLifetimeMs : Math.min(asked, maxLeafLifetimeMs)
-    const certificate = await this.#issuing.run(() => authority.issue(identity, publicKey, lifetimeMs))
+    const certificate = await this.#issuing.run(async () => {
+      // Who has waited too long has left, and comes again: signing for those would take the time of all others.
+      if (!isWanted()) throw new EdgeMeshError('not-connected', 'Cannot issue a certificate: its asker left.')
+      return authority.issue(identity, publicKey, lifetimeMs)
+    })
     this.#options.metrics.certificates.inc()
     return certificate
   }

@@ -149,7 +149,8 @@ describe('a hello', () => {
     expect(await client.ending()).toMatchObject({ close: closeCodes.podUnknown, certified: false })
   })
 
-  it('whose channel closes before it is verified leaves no presence and does not replace its successor', async () => {
+  it('whose channel closes before it is verified is not signed for, leaves no presence and does not replace its successor', async () => {
+    const issued = await server.gauge('certificates_issued_total')
     const gone = await TestClient.open(server)
     const { promise, resolve } = Promise.withResolvers<void>()
     gate = promise
@@ -163,6 +164,7 @@ describe('a hello', () => {
     await successor.next('endpoints')
     successor.send({ type: 'renew', request: await requestFor(server, alice) })
     await successor.next('certificate')
+    expect(await server.gauge('certificates_issued_total')).toBe(issued + 2)
     expect(await server.gauge('pods_present')).toBe(1)
     await successor.close()
     await server.until('pods_present', 0)

@@ -21,38 +21,33 @@ export interface Root {
 const backdateMs = 65 * 60_000
 const serverAuth = '1.3.6.1.5.5.7.3.1'
 const clientAuth = '1.3.6.1.5.5.7.3.2'
+const leafExtensions = [
+  new x509.BasicConstraintsExtension(false, undefined, true),
+  new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
+  new x509.ExtendedKeyUsageExtension([clientAuth, serverAuth]),
+]
 
 /** Signs the certificates of pods and of the server itself. Names come from verified identities only. */
 export class CertificateAuthority {
   readonly #trustDomain: string
-  #certificate: x509.X509Certificate
-  #key: webcrypto.CryptoKey
+  #root: LoadedRoot
   /** Other roots that everyone still or already trusts, PEM. */
   #others: readonly string[]
 
-  private constructor(
-    certificate: x509.X509Certificate,
-    key: webcrypto.CryptoKey,
-    others: readonly string[],
-    trustDomain: string,
-  ) {
-    this.#certificate = certificate
-    this.#key = key
+  private constructor(root: LoadedRoot, others: readonly string[], trustDomain: string) {
+    this.#root = root
     this.#others = others
     this.#trustDomain = trustDomain
   }
 
   /** Signs with `root`; `others` (PEM) are trusted too, while roots are being exchanged. */
   static async of(root: Root, others: readonly string[], trustDomain: string): Promise<CertificateAuthority> {
-    const { certificate, key } = await loadRoot(root)
-    return new CertificateAuthority(certificate, key, others, trustDomain)
+    return new CertificateAuthority(await loadRoot(root), others, trustDomain)
   }
 
   /** Takes other roots into use; certificates that were issued stay valid as long as their root is among them. */
   async use(root: Root, others: readonly string[]): Promise<void> {
-    const { certificate, key } = await loadRoot(root)
-    this.#certificate = certificate
-    this.#key = key
+    this.#root = await loadRoot(root)
     this.#others = others
   }
 
@@ -80,7 +75,7 @@ export class CertificateAuthority {
 
   /** The roots that everyone verifies against, PEM. */
   get trustBundle(): string {
-    return [this.#certificate.toString('pem'), ...this.#others].map((pem) => `${pem.trim()}\n`).join('')
+    return [this.#root.certificate.toString('pem'), ...this.#others].map((pem) => `${pem.trim()}\n`).join('')
   }
 
   /** A leaf for a pod. `publicKey` is SPKI DER, base64, as in the certificate request. */
@@ -89,8 +84,7 @@ export class CertificateAuthority {
       { type: 'url', value: spiffeIdOf(identity) },
       { type: 'dns', value: podServerName(identity.podUid, identity.trustDomain) },
     ]
-    const key = await importPublicKey(Buffer.from(publicKey, 'base64'))
-    return this.#sign(names, key, lifetimeMs)
+    return this.#sign(names, publicKeyOf(Buffer.from(publicKey, 'base64')), lifetimeMs)
   }
 
   /** A key and a leaf of our own: the server's, unless other DNS names are given. */
@@ -106,40 +100,44 @@ export class CertificateAuthority {
 
   async #sign(
     names: x509.JsonGeneralNames,
-    publicKey: webcrypto.CryptoKey,
+    publicKey: x509.PublicKeyType,
     lifetimeMs: number,
   ): Promise<IssuedCertificate> {
+    const { certificate, key, keyIdentifier } = this.#root
     const now = Date.now()
     // A leaf that outlives its root would be refused; and certificates know whole seconds.
-    const until = Math.min(now + lifetimeMs, this.#certificate.notAfter.getTime())
+    const until = Math.min(now + lifetimeMs, certificate.notAfter.getTime())
     const notAfter = Math.floor(until / 1_000) * 1_000
     const leaf = await x509.X509CertificateGenerator.create({
       serialNumber: serial(),
-      issuer: this.#certificate.subject,
+      issuer: certificate.subjectName,
       subject: '', // the names stand in the SAN, which is critical therefore (RFC 5280, 4.2.1.6)
       notBefore: new Date(now - backdateMs),
       notAfter: new Date(notAfter),
       publicKey,
-      signingKey: this.#key,
+      signingKey: key,
       signingAlgorithm: algorithm,
-      extensions: [
-        new x509.BasicConstraintsExtension(false, undefined, true),
-        new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
-        new x509.ExtendedKeyUsageExtension([clientAuth, serverAuth]),
-        new x509.SubjectAlternativeNameExtension(names, true),
-        await x509.AuthorityKeyIdentifierExtension.create(this.#certificate.publicKey),
-      ],
+      extensions: [...leafExtensions, new x509.SubjectAlternativeNameExtension(names, true), keyIdentifier],
     })
     const chain = `${leaf.toString('pem')}\n`
     return { chain, trustBundle: this.trustBundle, notAfter, lifetimeMs: Math.max(0, notAfter - now) }
   }
 }
 
-async function loadRoot({ certificate, key }: Root) {
+/** What each leaf needs of its root, made once. */
+interface LoadedRoot {
+  certificate: x509.X509Certificate
+  key: webcrypto.CryptoKey
+  keyIdentifier: x509.Extension
+}
+
+async function loadRoot({ certificate, key }: Root): Promise<LoadedRoot> {
   const belongs = new X509Certificate(certificate).checkPrivateKey(createPrivateKey(key.reveal()))
   if (!belongs) throw new Error('they do not belong together')
+  const parsed = new x509.X509Certificate(certificate)
   return {
-    certificate: new x509.X509Certificate(certificate),
+    certificate: parsed,
+    keyIdentifier: await x509.AuthorityKeyIdentifierExtension.create(parsed.publicKey),
     key: await webcrypto.subtle.importKey('pkcs8', derOf(key.reveal()), algorithm, false, ['sign']),
   }
 }
@@ -171,12 +169,12 @@ function writeWhole(path: string, text: string, mode: number): void {
   renameSync(`${path}.new`, path)
 }
 
-function importPublicKey(spki: Buffer): Promise<webcrypto.CryptoKey> {
-  const der = createPublicKey({ key: spki, format: 'der', type: 'spki' }).export({
-    format: 'der',
-    type: 'spki',
-  })
-  return webcrypto.subtle.importKey('spki', der, algorithm, true, ['verify'])
+/** The key as DER again, whatever was written around it; throws for one that is not of our curve. */
+function publicKeyOf(spki: Buffer): Buffer<ArrayBuffer> {
+  const key = createPublicKey({ key: spki, format: 'der', type: 'spki' })
+  if (key.asymmetricKeyDetails?.namedCurve !== 'prime256v1')
+    throw new Error('it is no key of the curve P-256')
+  return Buffer.from(key.export({ format: 'der', type: 'spki' }))
 }
 
 async function privatePem(key: webcrypto.CryptoKey): Promise<string> {
