@@ -272,6 +272,9 @@ async function startDns(parts: Parts, loopbacks: readonly Loopback[], lifecycle:
       get loaded() {
         return catalogue.loaded
       },
+      get version() {
+        return catalogue.version
+      },
       byName: (namespace, name) => catalogue.byName(namespace, name),
       byAddress: (address) => catalogue.byAddress(address),
       endpoints: (id, signal) => watch.endpoints(id, signal),

@@ -7,6 +7,8 @@ import { idOf } from '#shared/catalogue.ts'
 export interface NameView {
   /** Whether an index was ever there. */
   readonly loaded: boolean
+  /** Another number after each change of services. */
+  readonly version: number
   byName(namespace: string, name: string): ServiceEntry | undefined
   byAddress(address: string): ServiceEntry | undefined
   /** For headless services. */

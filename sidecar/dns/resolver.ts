@@ -6,6 +6,7 @@ import type { Logger } from '#shared/log.ts'
 import type { Metrics } from '#shared/metrics.ts'
 import {
   answerHeadless,
+  type Decision,
   decide,
   found,
   type NameSettings,
@@ -14,7 +15,8 @@ import {
   type Reply,
 } from './answer.ts'
 import { AnswerCache } from './cache.ts'
-import { encodeReply, maxTcpMessage, maxUdpAnswer, parseQuery, type Query } from './message.ts'
+import { answerTo, EncodedAnswers } from './encoded.ts'
+import { encodeReply, maxTcpMessage, maxUdpAnswer, parseQuery } from './message.ts'
 import { Upstream } from './upstream.ts'
 
 /** Questions waiting for upstream servers at once, each with a socket; beyond it SERVFAIL. */
@@ -45,6 +47,11 @@ export interface Resolver {
   close(): Promise<void>
 }
 
+interface Found {
+  reply: Reply
+  source: 'cluster' | 'cache' | 'upstream'
+}
+
 /** Answers cluster names from the catalogue, and forwards everything else to the servers of resolv.conf. */
 export async function listenResolver(options: ResolverOptions): Promise<Resolver> {
   const answering = new Answering(options)
@@ -72,6 +79,7 @@ class Answering {
   readonly #options: ResolverOptions
   readonly #upstream: Upstream
   readonly #cache: AnswerCache
+  readonly #encoded = new EncodedAnswers()
   readonly #waiting = new Map<string, Promise<Reply>>()
   readonly #aborter = new AbortController()
   readonly #queries
@@ -107,6 +115,16 @@ class Answering {
     this.#aborter.abort(new EdgeMeshError('stopping', 'Cannot resolve: the sidecar is stopping.'))
   }
 
+  /** The answer to a message by UDP that was asked before, of the catalogue as it is. */
+  known(message: Buffer): Buffer | undefined {
+    const { view } = this.#options
+    const encoded = this.#encoded.get(message, view.version)
+    if (encoded === undefined) return undefined
+    if (encoded.service !== undefined) view.used(encoded.service)
+    this.#queries.inc({ source: 'cluster', rcode: encoded.rcode })
+    return answerTo(message, encoded)
+  }
+
   /** The encoded answer; undefined where none is due. `limit` is in bytes and of the transport. Never rejects. */
   async answer(message: Buffer, transport: 'udp' | 'tcp'): Promise<Buffer | undefined> {
     const parsed = parseQuery(message)
@@ -116,19 +134,27 @@ class Answering {
       return parsed.refuse
     }
     const { query } = parsed
-    const udpLimit = Math.min(query.ednsSize ?? 512, maxUdpAnswer)
-    const { reply, source } = await this.#reply(query)
+    const { view, settings } = this.#options
+    const decision = decide(query.question, view, settings)
+    const { reply, source } =
+      decision.kind === 'reply' ? this.#own(decision) : await this.#find(query.question, decision)
     this.#queries.inc({ source, rcode: reply.rcode })
-    return encodeReply(query, reply, source === 'cluster', transport === 'tcp' ? maxTcpMessage : udpLimit)
+    const udpLimit = Math.min(query.ednsSize ?? 512, maxUdpAnswer)
+    const limit = transport === 'tcp' ? maxTcpMessage : udpLimit
+    const answer = encodeReply(query, reply, source === 'cluster', limit)
+    if (decision.kind === 'reply' && transport === 'udp')
+      this.#encoded.put(message, view.version, { answer, rcode: reply.rcode, service: decision.service })
+    return answer
   }
 
-  async #reply({ question }: Query): Promise<{ reply: Reply; source: 'cluster' | 'cache' | 'upstream' }> {
+  #own({ reply, service }: Extract<Decision, { kind: 'reply' }>): Found {
+    if (service !== undefined) this.#options.view.used(service)
+    return { reply, source: 'cluster' }
+  }
+
+  /** What the catalogue's services alone do not tell. */
+  async #find(question: Question, decision: Exclude<Decision, { kind: 'reply' }>): Promise<Found> {
     const { view, settings } = this.#options
-    const decision = decide(question, view, settings)
-    if (decision.kind === 'reply') {
-      if (decision.service !== undefined) view.used(decision.service)
-      return { reply: decision.reply, source: 'cluster' }
-    }
     try {
       if (decision.kind === 'headless') {
         const { namespace, name } = decision.service
@@ -196,9 +222,14 @@ function inCaseOf({ name }: Question, reply: Reply): Reply {
 }
 
 async function listenUdp(address: string, port: number, answering: Answering): Promise<UdpSocket> {
-  const socket = createSocket({ type: address.includes(':') ? 'udp6' : 'udp4', recvBufferSize: 1_048_576 })
+  const socket = createSocket({
+    type: address.includes(':') ? 'udp6' : 'udp4',
+    recvBufferSize: 1_048_576,
+    // Where an answer goes is an address already; Node's own look-up would find that out by two regular expressions.
+    lookup: (known, family, done) => done(null, known, Number(family)),
+  })
   socket.on('message', async (message, { address: from, port: fromPort }) => {
-    const answer = await answering.answer(message, 'udp')
+    const answer = answering.known(message) ?? (await answering.answer(message, 'udp'))
     if (answer !== undefined && !closed) socket.send(answer, fromPort, from)
   })
   let closed = false

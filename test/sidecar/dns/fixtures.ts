@@ -58,10 +58,11 @@ export const setEndpoints: Endpoint[] = [
 
 export const settings: NameSettings = { namespace: 'default', clusterDomain: 'cluster.local' }
 
-export function viewOf(loaded = true): NameView & { usedIds: string[] } {
+export function viewOf(loaded = true): NameView & { usedIds: string[]; version: number } {
   const usedIds: string[] = []
   return {
     loaded,
+    version: 1,
     usedIds,
     byName: (namespace, name) => services.find((s) => loaded && s.namespace === namespace && s.name === name),
     byAddress: (address) => services.find((s) => s.clusterIPs.includes(address)),

@@ -11,11 +11,12 @@ import {
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { AnswerCache } from '../../../sidecar/dns/cache.ts'
 import { listenResolver, type Resolver } from '../../../sidecar/dns/resolver.ts'
+import type { ServiceEntry } from '../../../sidecar/shared/catalogue.ts'
 import { createLogger } from '../../../sidecar/shared/log.ts'
 import { Metrics } from '../../../sidecar/shared/metrics.ts'
 import { run } from '../../lab/shell.ts'
 import { Seeded } from '../../server/seeded.ts'
-import { settings, viewOf } from './fixtures.ts'
+import { services, settings, viewOf } from './fixtures.ts'
 
 type Behaviour = 'answers' | 'silent' | 'lies' | 'truncates' | 'fails'
 
@@ -226,6 +227,45 @@ describe('the query patterns of C libraries', () => {
       answers: [{ name: 'wWw.TeSt' }],
     })
     expect(answers.get(2)).toMatchObject({ questions: [{ name: 'WeB' }], answers: [{ name: 'WeB' }] })
+  })
+})
+
+describe('a question that was asked before', () => {
+  const service = (answers: Map<number, DecodedPacket>, id: number) => answers.get(id)?.answers
+
+  it('is answered the same, with its own id, and names the service again', async () => {
+    const asked = await askAll([query('db.shop', 'A', 7)])
+    view.usedIds.length = 0
+    const again = await askAll([query('db.shop', 'A', 8), query('db.shop', 'A', 9)])
+    expect([...again.keys()].sort()).toEqual([8, 9])
+    expect({ ...again.get(8), id: 7 }).toEqual(asked.get(7))
+    expect(view.usedIds).toEqual(['shop/db', 'shop/db'])
+  })
+
+  it('is answered anew once the services have changed', async () => {
+    await askAll([query('moved.shop', 'A', 1)])
+    const { byName } = view
+    const [, db] = services as [ServiceEntry, ServiceEntry]
+    view.byName = (namespace, name) =>
+      name === 'moved' ? { ...db, name, clusterIPs: ['10.96.0.77'] } : byName(namespace, name)
+    view.version++
+    try {
+      expect(service(await askAll([query('moved.shop', 'A', 2)]), 2)).toMatchObject([{ data: '10.96.0.77' }])
+    } finally {
+      view.byName = byName
+      view.version++
+    }
+    expect(service(await askAll([query('moved.shop', 'A', 3)]), 3)).toEqual([])
+  })
+
+  it('is not mixed up with one that differs in a flag, in EDNS or in transport', async () => {
+    const flags = [[], ['+norec'], ['+noedns'], ['+bufsize=600'], ['+tcp']]
+    for (const more of [...flags, ...flags]) {
+      const said = await dig('web', '+nocookie', ...more)
+      expect(said).toContain('\t10.96.0.1\n')
+      expect(said.includes(' rd ')).toBe(!more.includes('+norec'))
+      expect(said.includes('EDNS: version: 0')).toBe(!more.includes('+noedns'))
+    }
   })
 })
 
