@@ -4,6 +4,7 @@ import type { Loop, Task } from '#shared/pump/loop.ts'
 import {
   BROKEN,
   ENDED,
+  recordBytes,
   sealedBytes,
   type TlsConnection,
   WANTS_READ,
@@ -37,6 +38,8 @@ const scratchBytes = 64 * 1024
 /** In one turn, so that all lanes get theirs. */
 const turnBytes = 256 * 1024
 const scratch = Buffer.allocUnsafeSlow(scratchBytes)
+/** Where each record of a batch is read to. */
+const places = Array.from({ length: scratchBytes / recordBytes }, (_, i) => scratch.subarray(i * recordBytes))
 const sealed = Buffer.allocUnsafeSlow(sealedBytes(batchBytes))
 /** Batches that no lane needs now. */
 const spare: Buffer[] = []
@@ -311,15 +314,16 @@ export class Lane implements Task {
     else this.fail(tls.failure())
   }
 
-  /** Decrypts as many records as fit, then takes their frames together; how many bytes that were. */
+  /** Decrypts the records of a batch, then takes their frames together; how many bytes that were. */
   #read(): number {
     const { tls } = this.#options
     let length = 0
     let end: string | undefined
-    while (length <= scratchBytes - 16 * 1024) {
-      const count = tls.read(length === 0 ? scratch : scratch.subarray(length))
+    for (const place of places) {
+      const count = tls.read(place)
       if (count > 0) {
         length += count
+        if (count < recordBytes) break // a batch ends with it: frames that are not cut in two are passed on whole
         continue
       }
       if (count === WANTS_READ) this.#port.readable = false

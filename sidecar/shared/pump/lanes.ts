@@ -20,7 +20,15 @@ import {
   shutdown,
   splice,
 } from './libc.ts'
-import { BROKEN, ENDED, sealedBytes, type TlsConnection, WANTS_READ, WANTS_WRITE } from './openssl.ts'
+import {
+  BROKEN,
+  ENDED,
+  recordBytes,
+  sealedBytes,
+  type TlsConnection,
+  WANTS_READ,
+  WANTS_WRITE,
+} from './openssl.ts'
 import { Unpaced } from './pacing.ts'
 import { widen } from './send-buffer.ts'
 import { TCP_CLOSE, tcpState } from './tcp.ts'
@@ -467,7 +475,7 @@ export class DecryptLane implements Lane {
   /** Decrypts as many records as fit, then passes them on together. */
   #take(to: Port | undefined): Turn | undefined {
     let length = 0
-    while (length <= scratchBytes - 16_384) {
+    while (length <= scratchBytes - recordBytes) {
       const count = this.#tls.read(length === 0 ? scratch : scratch.subarray(length))
       if (count > 0) {
         length += count

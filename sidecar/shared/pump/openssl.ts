@@ -1,5 +1,6 @@
 import koffi from 'koffi'
 import { EdgeMeshError } from '../errors.ts'
+import { packetBytes } from './libc.ts'
 
 /** Node's own OpenSSL: Node exports it for addons, so nothing is shipped twice. */
 const openssl = koffi.load(null)
@@ -65,7 +66,6 @@ const setReadAhead = 41
 const setMinProtocol = 123
 const setMaxProtocol = 124
 const setServerName = 55
-const modePartialWrite = 0x1
 const modeMovingBuffer = 0x2
 const modeReleaseBuffers = 0x10
 const tls13 = 0x0304
@@ -73,8 +73,16 @@ const verifyPeer = 0x1 | 0x2 // and fail where it shows no certificate
 const errorWantRead = 2
 const errorWantWrite = 3
 const errorZeroReturn = 6
-/** Of encrypted bytes read at once, per connection and while it has some. */
-const readBufferBytes = 64 * 1024
+/** What a record holds at the most; `TlsConnection.read` returns what is left of one. */
+export const recordBytes = 16 * 1024
+const recordOverhead = 22
+/** OpenSSL begins to read there, so that what follows a record's header is aligned. */
+const readOffset = 3
+/**
+ * Of encrypted bytes read at once, per connection and while it has some: as many as are sent at once. With more, a part of
+ * the next packet's first record would be read and have to be moved.
+ */
+const readBufferBytes = readOffset + sealedBytes(packetBytes)
 /** AES-128 first: as safe for this as AES-256, and a third faster. Both ends are ours, so there is no one to please. */
 const cipherSuites = 'TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256'
 const maxCertificates = 32
@@ -99,7 +107,7 @@ export class TlsContext {
     ERR_clear_error()
     SSL_CTX_ctrl(ctx, setMinProtocol, tls13, null)
     SSL_CTX_ctrl(ctx, setMaxProtocol, tls13, null)
-    SSL_CTX_ctrl(ctx, setMode, modePartialWrite | modeMovingBuffer | modeReleaseBuffers, null)
+    SSL_CTX_ctrl(ctx, setMode, modeMovingBuffer | modeReleaseBuffers, null)
     SSL_CTX_ctrl(ctx, setSessionCacheMode, 0, null)
     SSL_CTX_ctrl(ctx, setReadAhead, 1, null)
     SSL_CTX_set_default_read_buffer_len(ctx, readBufferBytes)
@@ -139,10 +147,6 @@ export const BROKEN = -4
 
 /** Where records of all connections are put together, each batch to be taken out at once. */
 const batch = BIO_new(BIO_s_mem())
-/** A record holds 16 KiB and takes 22 bytes more. */
-const recordBytes = 16 * 1024
-const recordOverhead = 22
-
 /** How long `length` bytes are once they are sealed. */
 export function sealedBytes(length: number): number {
   return length + Math.ceil(length / recordBytes) * recordOverhead
@@ -181,7 +185,7 @@ export class TlsConnection {
     return count > 0 ? count : this.#outcome(count)
   }
 
-  /** May take part of it. After WANTS_* the same bytes must be offered again. */
+  /** Takes all of it. After WANTS_* the same bytes must be offered again. */
   write(buffer: Buffer, length: number): number {
     ERR_clear_error()
     const count = SSL_write(this.#ssl, buffer, length) as number
@@ -196,11 +200,8 @@ export class TlsConnection {
     ERR_clear_error()
     BIO_up_ref(batch)
     SSL_set0_wbio(this.#ssl, batch)
-    let count = 0
-    for (let at = 0; at < plain.length && count >= 0; at += count) {
-      count = SSL_write(this.#ssl, at === 0 ? plain : plain.subarray(at), plain.length - at) as number
-      if (count <= 0) count = this.#outcome(count)
-    }
+    let count = SSL_write(this.#ssl, plain, plain.length) as number
+    if (count <= 0) count = this.#outcome(count)
     BIO_up_ref(this.#toSocket)
     SSL_set0_wbio(this.#ssl, this.#toSocket)
     const length = BIO_read(batch, into, into.length) as number
