@@ -34,6 +34,8 @@ export interface ChannelOwner extends FeedSource {
   verify(token: Secret, isWanted: () => boolean): Promise<VerifiedToken>
   /** The pod's identity when the catalogue knows such a pod now; else `forbidden`. */
   admit(token: VerifiedToken): PodIdentity
+  /** Whether certificates that came with a trust bundle of this digest are what we would issue now. */
+  isCurrent(bundleDigest: string): boolean
   /** False when the pod opens channels more often than any that works would. */
   mayJoin(podUid: string): boolean
   /** In its turn, and as long as it is wanted, as `verify`. */
@@ -209,10 +211,7 @@ export class Channel implements Presence, Participant {
     switch (message.type) {
       case 'renew':
         if (!this.#renewals.take()) throw new EdgeMeshError('limit', 'Cannot renew that often.')
-        this.send({
-          type: 'certificate',
-          certificate: await this.#certify(message.request, this.#identity.podUid),
-        })
+        this.send({ type: 'certificate', certificate: await this.#renew(message.request, this.#identity) })
         break
       case 'subscribe':
         this.feed.subscribe(message.service)
@@ -239,7 +238,12 @@ export class Channel implements Presence, Participant {
 
   async #onHello(hello: Extract<ClientMessage, { type: 'hello' }>): Promise<void> {
     clearTimeout(this.#helloLate)
-    const certificate = await this.#certify(hello.request)
+    const verified = await this.#verify(hello.request)
+    if (!this.#owner.mayJoin(verified.podUid))
+      throw new EdgeMeshError('limit', 'Cannot open control channels that often.')
+    const isCertified = hello.certifiedBy !== undefined && this.#owner.isCurrent(hello.certifiedBy)
+    const certificate = isCertified ? undefined : await this.#issue(hello.request, verified)
+    this.#identity = this.#owner.admit(verified) // the pod may have been deleted meanwhile
     // Closed meanwhile: its close has been dealt with, so the place that it took now would never be left.
     if (!this.open) return
     this.#onProven?.()
@@ -253,10 +257,11 @@ export class Channel implements Presence, Participant {
     })
   }
 
-  #welcome(certificate: IssuedCertificate): void {
+  #welcome(certificate: IssuedCertificate | undefined): void {
     const { trustDomain, replica } = this.#owner
     const observed = this.observed === undefined ? {} : { observed: this.observed }
-    this.send({ type: 'welcome', v: 1, trustDomain, replica, certificate, ...observed })
+    const issued = certificate === undefined ? {} : { certificate }
+    this.send({ type: 'welcome', v: 1, trustDomain, replica, ...issued, ...observed })
   }
 
   /** What the hello and the connection itself say of the pod's NAT. */
@@ -266,21 +271,27 @@ export class Channel implements Presence, Participant {
     if (nat !== undefined) this.nat = { ...nat, filtering: 'unknown' }
   }
 
-  /** Verifies the request and issues; from the first time on, only the same pod's tokens will do. */
-  async #certify(request: CertificateRequest, boundTo?: string): Promise<IssuedCertificate> {
-    const { verify, admit, issue } = this.#owner
-    const isWanted = () => this.open
-    const verified = await verify(new Secret(request.token), isWanted)
-    if (boundTo !== undefined && verified.podUid !== boundTo) {
+  /** Only the same pod's tokens will do from the first time on. */
+  async #renew(request: CertificateRequest, { podUid }: PodIdentity): Promise<IssuedCertificate> {
+    const verified = await this.#verify(request)
+    if (verified.podUid !== podUid)
       throw new EdgeMeshError('unauthenticated', 'Cannot renew with the token of another pod.')
-    }
-    if (boundTo === undefined && !this.#owner.mayJoin(verified.podUid))
-      throw new EdgeMeshError('limit', 'Cannot open control channels that often.')
+    const certificate = await this.#issue(request, verified)
+    this.#identity = this.#owner.admit(verified)
+    return certificate
+  }
+
+  #verify({ token }: CertificateRequest): Promise<VerifiedToken> {
+    return this.#owner.verify(new Secret(token), this.#isWanted)
+  }
+
+  async #issue(request: CertificateRequest, verified: VerifiedToken): Promise<IssuedCertificate> {
+    const { admit, issue } = this.#owner
     if (!isProofValid(request)) {
       throw new EdgeMeshError('unauthenticated', 'Cannot certify the key: the proof of possession is wrong.')
     }
-    const certificate = await issue(admit(verified), request.publicKey, isWanted)
-    this.#identity = admit(verified) // the pod may have been deleted meanwhile
-    return certificate
+    return issue(admit(verified), request.publicKey, this.#isWanted)
   }
+
+  readonly #isWanted = () => this.open
 }

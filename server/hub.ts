@@ -8,6 +8,7 @@ import type { PodIdentity } from '#shared/identity.ts'
 import { withDeadline } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
 import type { Secret } from '#shared/secret.ts'
+import { digestOf } from '#shared/tls.ts'
 import { TokenBucket } from '#shared/token-bucket.ts'
 import { type Address, type ClientMessage, closeCodes, type ServerMessage } from '#shared/wire.ts'
 import { changedEndpoints } from './catalogue/history.ts'
@@ -39,6 +40,8 @@ const maxVerifying = 32
 const verifiedPerTurn = 8
 /** Certificates that are made at once: that costs us time, and the event loop must get its turns. */
 const maxIssuing = 4
+/** Hellos that wait for their turn: more clients need not come so far before some of these are through. */
+const maxHellos = 64
 /** Over how long clients are told to come back after a restart, in ms. */
 const smearMs = 2_000
 
@@ -168,6 +171,11 @@ export class Hub implements ChannelOwner {
     return this.#delivery.hasOthers
   }
 
+  /** Whether many are through their handshake and wait for their welcome. */
+  get isBusy(): boolean {
+    return this.#verifying.waiting + this.#verified.waiting + this.#issuing.waiting >= maxHellos
+  }
+
   /** Brings a message to a pod, here or at another replica; false when it is nowhere. Never rejects. */
   deliver(podUid: string, message: ServerMessage): Promise<boolean> {
     return this.#delivery.deliver(podUid, message)
@@ -220,6 +228,9 @@ export class Hub implements ChannelOwner {
       `Cannot admit pod ${token.namespace}/${token.podName}: the catalogue knows no such running pod with uid ${token.podUid}.`,
     )
   }
+
+  readonly isCurrent = (bundleDigest: string): boolean =>
+    digestOf(this.#options.authority.trustBundle) === bundleDigest
 
   readonly mayJoin = (podUid: string): boolean => {
     const joins = this.#joins.get(podUid) ?? new TokenBucket(joinBurst, joinsPerSecond)

@@ -103,6 +103,7 @@ export class Server {
         this.#expectUpgrade(stream)
         this.#secured.emit('connection', stream)
       },
+      isBusy: () => options.hub.isBusy,
       onFailed: (why) => options.log.debug({ error: why }, 'TLS handshake failed'),
     })
     this.#webSockets = new WebSocketServer({

@@ -24,6 +24,10 @@ export class Turnstile {
     this.#perTurn = perTurn
   }
 
+  get waiting(): number {
+    return this.#waiting.length
+  }
+
   pass(): Promise<void> {
     return new Promise((resolve) => {
       this.#waiting.push(resolve)

@@ -10,6 +10,10 @@ import { SealedStream } from './sealed-stream.ts'
 const maxBytes = 32 * 1024
 /** Answers that the worker owes us at most, so that what a turn of the event loop may bring is bounded. */
 const maxAsked = 16
+/** While the server is busy a handshake begins so often all the same, in ms. */
+const busyEveryMs = 20
+/** And so often it is looked whether it still is, in ms. */
+const lookEveryMs = 20
 /** A worker that died is replaced, but not at once again and again; in ms. */
 const replaceAfterMs = 5_000
 /** A worker that neither answers nor starts for so long is ended, in ms: an answer takes it about one. */
@@ -21,9 +25,12 @@ export interface TerminatorOptions {
   log: Logger
   onSecured: (stream: SealedStream) => void
   onFailed: (why: string) => void
+  /** Whether those who are through wait for the server: new handshakes then begin more slowly. */
+  isBusy?: () => boolean
   /** Another file than ours; for tests. */
   worker?: URL
   replaceAfterMs?: number
+  busyEveryMs?: number
 }
 
 interface Client {
@@ -35,19 +42,26 @@ interface Client {
   since: number
   late: NodeJS.Timeout | undefined
   taken: number
+  /** What it has sent while it waits for its handshake to begin. */
+  first: Buffer[]
   onData: (bytes: Buffer) => void
   onEnd: () => void
 }
 
 /**
  * Does TLS handshakes in a worker, where they pause nobody, and hands over connections of which only the keys are left.
- * Clients are served in turn; one that is slow holds up only itself. Where the worker cannot run, `available` is false.
+ * Clients are served in turn, those that have begun first; one that is slow holds up only itself, and one that leaves
+ * before its turn costs nothing more. Where the worker cannot run, `available` is false.
  */
 export class Terminator {
   readonly #options: TerminatorOptions
   readonly #clients = new Map<number, Client>()
   /** Bytes that wait for their turn at the worker: one piece of each client at most. */
   readonly #waiting: { id: number; bytes: Uint8Array }[] = []
+  /** Clients whose handshake has not begun. */
+  readonly #fresh = new Set<Client>()
+  #begunAt = Number.NEGATIVE_INFINITY
+  #beginLater: NodeJS.Timeout | undefined
   #asked = 0
   #askingSoon = false
   #lastId = 0
@@ -64,6 +78,11 @@ export class Terminator {
 
   get available(): boolean {
     return this.#ready
+  }
+
+  /** Clients whose handshake has not begun. */
+  get waiting(): number {
+    return this.#fresh.size
   }
 
   /** Resolves once it is clear whether handshakes can be done here with this identity. */
@@ -83,45 +102,72 @@ export class Terminator {
       since: 0,
       late: undefined,
       taken: 0,
+      first: [],
       onData: (bytes) => this.#onBytes(client, bytes),
       onEnd: () => this.#fail(client, 'the client ended'),
     }
     this.#clients.set(client.id, client)
     socket.once('end', client.onEnd)
     socket.once('close', client.onEnd)
+    this.#fresh.add(client)
     this.#onBytes(client, first)
+    if (this.#clients.has(client.id)) socket.on('data', client.onData).resume() // or its leaving would not be seen
+    this.#ask()
   }
 
   async close(): Promise<void> {
     this.#closed = true
     clearTimeout(this.#again)
+    clearTimeout(this.#beginLater)
     clearTimeout(this.#silent)
     await this.#worker?.terminate()
   }
 
-  /** From here on it is our turn: the client's time stands still, and it is not read. */
   #onBytes(client: Client, bytes: Buffer): void {
+    client.taken += bytes.length
+    if (client.taken > maxBytes) this.#fail(client, 'the client sends too much')
+    else if (this.#fresh.has(client)) client.first.push(bytes)
+    else {
+      this.#takeTurn(client, bytes)
+      this.#ask()
+    }
+  }
+
+  /** From here on it is our turn: the client's time stands still, and it is not read. */
+  #takeTurn(client: Client, bytes: Buffer): void {
     client.socket.off('data', client.onData).pause()
     if (client.late !== undefined) client.leftMs -= performance.now() - client.since
     clearTimeout(client.late)
-    client.taken += bytes.length
-    if (client.taken > maxBytes) {
-      this.#fail(client, 'the client sends too much')
-      return
-    }
     this.#waiting.push({ id: client.id, bytes })
-    this.#ask()
   }
 
   #ask(): void {
-    while (this.#asked < maxAsked) {
+    while (this.#asked < maxAsked && (this.#waiting.length > 0 || this.#begin())) {
       const next = this.#waiting.shift()
-      if (next === undefined) return
-      if (!this.#clients.has(next.id)) continue
+      if (next === undefined || !this.#clients.has(next.id)) continue
       this.#asked++
       if (this.#asked === 1) this.#expectAnswer()
       this.#order({ type: 'bytes', ...next })
     }
+  }
+
+  /** Begins the handshake of the client that has waited longest; false when there is none, or no time for it. */
+  #begin(): boolean {
+    const [client] = this.#fresh
+    if (client === undefined) return false
+    const { isBusy, busyEveryMs: everyMs = busyEveryMs } = this.#options
+    const now = performance.now()
+    if (isBusy?.() === true && now - this.#begunAt < everyMs) {
+      this.#beginLater ??= setTimeout(() => {
+        this.#beginLater = undefined
+        this.#ask()
+      }, lookEveryMs)
+      return false
+    }
+    this.#begunAt = now
+    this.#fresh.delete(client)
+    this.#takeTurn(client, Buffer.concat(client.first.splice(0)))
+    return true
   }
 
   /** The clients' time stands still while it is our turn, so that must end by itself. */
@@ -179,7 +225,8 @@ export class Terminator {
 
   #forget(client: Client): void {
     clearTimeout(client.late)
-    if (this.#clients.delete(client.id)) this.#order({ type: 'drop', id: client.id })
+    if (this.#clients.delete(client.id) && !this.#fresh.delete(client))
+      this.#order({ type: 'drop', id: client.id })
   }
 
   #order(order: Order): void {

@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises'
-import type { ConnectionOptions } from 'node:tls'
+import { type ConnectionOptions, createSecureContext, type SecureContext } from 'node:tls'
 import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import { serverNameOf } from '#shared/identity.ts'
 import { fullJitter, pause } from '#shared/lifecycle.ts'
@@ -7,7 +7,7 @@ import { renewalDelayMs } from '#shared/lifetimes.ts'
 import type { Logger } from '#shared/log.ts'
 import { type Nat, natOf } from '#shared/nat.ts'
 import { Secret } from '#shared/secret.ts'
-import { createCertificateRequest, tlsFloor } from '#shared/tls.ts'
+import { createCertificateRequest, digestOf, tlsFloor } from '#shared/tls.ts'
 import {
   type Address,
   type CertificateRequest,
@@ -18,13 +18,15 @@ import {
 } from '#shared/wire.ts'
 import type { ServerAddress, SidecarConfig } from '../config.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
-import { Connection, Refused, race } from './connection.ts'
+import { Connection, Refused, race, Unserved } from './connection.ts'
 import type { Identity } from './identity.ts'
 import { Servers } from './servers.ts'
 
 /** Reconnect delays in ms, full jitter: short, since relayed connections wait for the server to be back. */
 const reconnectBaseMs = 100
 const reconnectCapMs = 1_000
+/** Where a server is there but has no time for all who come at once: who dials again and again takes that from all. */
+const busyCapMs = 5_000
 /** After a refusal (token, unknown pod) there is no hurry. */
 const refusedCapMs = 10_000
 
@@ -69,9 +71,13 @@ export class ControlChannel {
   /** Told when the channel comes up. */
   readonly #waiting = new Set<() => void>()
   #server: ServerAddress
+  /** What servers are verified with, made once for the roots that there are. */
+  #verifier: { roots: string; context: SecureContext } | undefined
   #nat: Nat | undefined
   #running: Promise<void> | undefined
   #renewal: NodeJS.Timeout | undefined
+  /** The certificate is to be renewed, or there is none, or nobody knows since when it is there. */
+  #isDue = true
 
   constructor(options: ChannelOptions) {
     this.#options = options
@@ -113,9 +119,12 @@ export class ControlChannel {
 
   /** How any connection to a server verifies it. */
   async serverTls(): Promise<ConnectionOptions> {
+    const ca = await this.#roots()
+    const roots = ca.join('\n')
+    if (this.#verifier?.roots !== roots)
+      this.#verifier = { roots, context: createSecureContext({ ...tlsFloor, ca }) }
     return {
-      ...tlsFloor,
-      ca: await this.#roots(),
+      secureContext: this.#verifier.context,
       servername: serverNameOf(this.#options.config.trustDomain),
     }
   }
@@ -188,14 +197,15 @@ export class ControlChannel {
   async #welcomed(): Promise<Connection | undefined> {
     const { log, metrics } = this.#options
     const { signal } = this.#aborter
+    let capMs = reconnectCapMs
     for (let attempt = 0; !signal.aborted; attempt++) {
-      if (attempt > 0 || this.#welcomes > 0)
-        await pause(fullJitter(attempt, reconnectBaseMs, reconnectCapMs), signal)
+      if (attempt > 0 || this.#welcomes > 0) await pause(fullJitter(attempt, reconnectBaseMs, capMs), signal)
       try {
         const connection = await this.#open()
         metrics.controlConnects.inc({ outcome: 'welcome' })
         return connection
       } catch (error) {
+        capMs = error instanceof Unserved ? busyCapMs : reconnectCapMs
         const refused = error instanceof Refused && error.closeCode !== closeCodes.goingAway
         metrics.controlConnects.inc({ outcome: refused ? 'refused' : 'failed' })
         if (signal.aborted) return undefined
@@ -210,8 +220,8 @@ export class ControlChannel {
 
   /** Dials the servers in their order, and is welcomed by the first that answers. */
   async #open(): Promise<Connection> {
-    const { hello, log } = this.#options
-    const [tls, request] = await Promise.all([this.serverTls(), this.#request()])
+    const { hello, identity, log } = this.#options
+    const [tls, token] = await Promise.all([this.serverTls(), this.#token()])
     const take = (from: Connection, message: ServerMessage) => this.#onMessage(from, message)
     const connection = await race(
       this.#servers.order(performance.now()),
@@ -219,6 +229,7 @@ export class ControlChannel {
       (server) => this.#servers.avoid(server, performance.now()),
     )
     try {
+      const request = createCertificateRequest(identity.keys, token)
       await connection.hello({ type: 'hello', ...this.#self(request, connection.localPort), ...hello() })
       return connection
     } catch (error) {
@@ -232,7 +243,7 @@ export class ControlChannel {
   #onWelcome(connection: Connection, welcome: Extract<ServerMessage, { type: 'welcome' }>): void {
     const { hello, log } = this.#options
     const { server, tookMs } = connection
-    this.#keep(welcome.certificate)
+    if (welcome.certificate !== undefined) this.#keep(welcome.certificate)
     this.#current = connection
     this.#server = server
     this.#welcomes++
@@ -247,12 +258,14 @@ export class ControlChannel {
 
   #keep(certificate: IssuedCertificate): void {
     this.#options.identity.replace(certificate)
+    this.#isDue = false
     const { notAfter, lifetimeMs = Math.max(0, notAfter - Date.now()) } = certificate
     this.#scheduleRenewal(lifetimeMs, performance.now())
   }
 
   #self(request: CertificateRequest, localPort: number | undefined) {
     const { podIPs, hostIP, node } = this.#options.config
+    const { certificate } = this.#options.identity
     return {
       v: 1 as const,
       request,
@@ -260,6 +273,7 @@ export class ControlChannel {
       ...(hostIP === undefined ? {} : { hostIP }),
       ...(node === undefined ? {} : { node }),
       ...(localPort === undefined ? {} : { localPort }),
+      ...(this.#isDue || certificate === undefined ? {} : { certifiedBy: digestOf(certificate.trustBundle) }),
     }
   }
 
@@ -286,9 +300,9 @@ export class ControlChannel {
     return learned === undefined ? [first] : [first, learned]
   }
 
-  /** A fresh token for each request: the kubelet rotates the file. */
-  async #request(): Promise<CertificateRequest> {
-    const { config, identity } = this.#options
+  /** Read for each request: the kubelet rotates the file. */
+  async #token(): Promise<Secret> {
+    const { config } = this.#options
     const token = await readFile(config.tokenFile, 'utf8').catch((error) => {
       throw new EdgeMeshError(
         'unauthenticated',
@@ -296,7 +310,7 @@ export class ControlChannel {
         error,
       )
     })
-    return createCertificateRequest(identity.keys, new Secret(token.trim()))
+    return new Secret(token.trim())
   }
 
   /** `since`: when the certificate came, by the monotonic clock. */
@@ -307,10 +321,12 @@ export class ControlChannel {
     this.#renewal.unref()
   }
 
-  /** Without the server nothing is to be done: each new hello brings a new certificate. */
+  /** Without the server nothing is to be done: the next hello asks for it. */
   async #renew(lifetimeMs: number, since: number): Promise<void> {
+    this.#isDue = true
     try {
-      this.send({ type: 'renew', request: await this.#request() })
+      const token = await this.#token()
+      this.send({ type: 'renew', request: createCertificateRequest(this.#options.identity.keys, token) })
     } catch (error) {
       this.#options.log.warn({ error: sentenceOf(error) }, 'cannot renew the certificate yet')
     }

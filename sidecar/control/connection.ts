@@ -1,3 +1,4 @@
+import type { ClientRequest } from 'node:http'
 import type { ConnectionOptions } from 'node:tls'
 import WebSocket from 'ws'
 import { EdgeMeshError, sentenceOf } from '#shared/errors.ts'
@@ -14,7 +15,13 @@ import {
 } from '#shared/wire.ts'
 import type { ServerAddress } from '../config.ts'
 
+/** For TCP, in ms. */
 const connectDeadlineMs = 3_000
+/**
+ * How long a server that took the connection may take until the channel is open, in ms. One that thousands come back to
+ * serves them in turn, and whoever leaves and comes again loses its place, and takes the time of others.
+ */
+const openDeadlineMs = 30_000
 /** The server pings every 5 s. One that is silent for longer is pinged, and dead when that brings nothing either; in ms. */
 const quietMs = 6_000
 const silenceMs = 9_000
@@ -41,6 +48,8 @@ export class Connection {
   readonly #welcomed = Promise.withResolvers<void>()
   readonly #leave = Promise.withResolvers<number>()
   #refusal = ''
+  /** Somebody took the TCP connection. */
+  #reached = false
   /** Services that its hello subscribed to. */
   subscribed: readonly string[] = []
 
@@ -56,7 +65,7 @@ export class Connection {
     const authority = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
     const socket = new WebSocket(`wss://${authority}${controlPath}`, controlProtocol, {
       ...tls,
-      handshakeTimeout: connectDeadlineMs,
+      finishRequest: (request) => this.#dial(request),
       maxPayload: maxServerFrame,
       perMessageDeflate: false,
       skipUTF8Validation: true,
@@ -66,12 +75,11 @@ export class Connection {
     const closed = Promise.withResolvers<Closed>()
     this.closed = closed.promise
     for (const { promise } of [this.#opened, this.#welcomed]) promise.catch(() => undefined) // told to whoever waits for it
-    // Before it is open a ping throws: where all are busy that takes longer than its own deadline.
-    const quiet = setTimeout(() => this.isOpen && socket.ping(), quietMs)
-    const silence = setTimeout(() => socket.terminate(), silenceMs)
+    let quiet: NodeJS.Timeout | undefined
+    let silence: NodeJS.Timeout | undefined
     const heard = () => {
-      quiet.refresh()
-      silence.refresh()
+      quiet?.refresh()
+      silence?.refresh()
     }
     socket.on('ping', heard)
     socket.on('pong', heard)
@@ -79,6 +87,8 @@ export class Connection {
       this.localPort = response.socket.localPort
     })
     socket.once('open', () => {
+      quiet = setTimeout(() => this.isOpen && socket.ping(), quietMs)
+      silence = setTimeout(() => socket.terminate(), silenceMs)
       this.tookMs = performance.now() - began
       this.#opened.resolve()
     })
@@ -96,7 +106,7 @@ export class Connection {
       }
     })
     socket.on('error', (error) => {
-      this.#opened.reject(error)
+      this.#opened.reject(this.#reached ? new Unserved(authority, error) : error)
       socket.terminate()
     })
     socket.once('close', (code, reason) => {
@@ -106,6 +116,20 @@ export class Connection {
       this.#welcomed.reject(new Refused(code, this.#refusal || String(reason) || `closed with ${code}`))
       closed.resolve({ code, reason: String(reason) })
     })
+  }
+
+  #dial(request: ClientRequest): void {
+    const give = (ms: number) => setTimeout(() => request.destroy(new Error('it took too long')), ms)
+    let late = give(connectDeadlineMs)
+    this.#opened.promise.catch(() => undefined).finally(() => clearTimeout(late))
+    request.once('socket', (socket) =>
+      socket.once('connect', () => {
+        this.#reached = true
+        clearTimeout(late)
+        late = give(openDeadlineMs)
+      }),
+    )
+    request.end()
   }
 
   /** Resolves once the server talks our protocol; rejects when it cannot be reached. */
@@ -149,6 +173,13 @@ export class Connection {
 
   terminate(): void {
     this.#socket.terminate()
+  }
+}
+
+/** There is a server, and it had no time for us. */
+export class Unserved extends EdgeMeshError {
+  constructor(authority: string, cause: Error) {
+    super('not-connected', `Cannot open a channel to ${authority}: it does not answer.`, cause)
   }
 }
 

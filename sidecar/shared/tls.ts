@@ -1,4 +1,4 @@
-import { createPublicKey, generateKeyPair, sign, verify } from 'node:crypto'
+import { createPublicKey, generateKeyPair, hash, sign, verify } from 'node:crypto'
 import { promisify } from 'node:util'
 import { Secret } from './secret.ts'
 import { type CertificateRequest, proofInput } from './wire.ts'
@@ -44,6 +44,11 @@ export function isProofValid(request: CertificateRequest): boolean {
   } catch {
     return false // unparsable key or signature: refused like a wrong one
   }
+}
+
+/** By which two can tell whether they mean the same trust bundle: SHA-256, hex. */
+export function digestOf(trustBundle: string): string {
+  return hash('sha256', trustBundle)
 }
 
 export type HandshakeFailure =

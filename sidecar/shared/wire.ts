@@ -105,6 +105,11 @@ const clientMessage = tagged({
     resume: optional(object({ epoch: text(64), version: integer(0, Number.MAX_SAFE_INTEGER) })),
     /** Services to subscribe to at once, after a reconnect. */
     subscriptions: list(serviceId, 500),
+    /**
+     * The pod has a certificate that need not be renewed yet, with a trust bundle of this digest (`digestOf`): where it is
+     * still the same, the welcome brings no other.
+     */
+    certifiedBy: optional(text(64, /^[0-9a-f]+$/)),
   }),
   renew: object({ request: certificateRequest }),
   subscribe: object({ service: serviceId }),
@@ -150,7 +155,8 @@ const serverMessage = tagged({
     v: version,
     trustDomain: text(253),
     replica: text(63),
-    certificate: issuedCertificate,
+    /** Absent for who has a good one. */
+    certificate: optional(issuedCertificate),
     /** Where the server sees this connection come from. */
     observed: optional(address),
   }),

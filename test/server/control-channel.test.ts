@@ -2,6 +2,7 @@ import { X509Certificate } from 'node:crypto'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import type { TokenVerifier } from '../../server/token-verifier/verifier.ts'
 import { identityOf } from '../../sidecar/shared/identity.ts'
+import { digestOf } from '../../sidecar/shared/tls.ts'
 import { closeCodes, maxClientFrame } from '../../sidecar/shared/wire.ts'
 import { openReplica, requestFor, TestClient } from './client.ts'
 import {
@@ -39,10 +40,10 @@ describe('a hello', () => {
     await client.hello(server, alice, { subscriptions: ['shop/echo', 'shop/none'] })
     const { v, replica, certificate } = await client.next('welcome')
     expect({ v, replica, trustDomain }).toEqual({ v: 1, replica: 'test', trustDomain: 'cluster.local' })
-    const leaf = new X509Certificate(certificate.chain)
+    const leaf = new X509Certificate(certificate?.chain ?? '')
     expect(identityOf(leaf, trustDomain)).toEqual(identityFor(alice))
-    expect(leaf.verify(new X509Certificate(certificate.trustBundle).publicKey)).toBe(true)
-    expect(certificate.notAfter).toBe(Date.parse(leaf.validTo))
+    expect(leaf.verify(new X509Certificate(certificate?.trustBundle ?? '').publicKey)).toBe(true)
+    expect(certificate?.notAfter).toBe(Date.parse(leaf.validTo))
     const index = await client.next('index')
     expect(index).toMatchObject({ full: true, removes: [], upserts: [{ name: 'echo', namespace: 'shop' }] })
     expect((await client.next('self')).ports).toEqual([8080, 9090])
@@ -52,6 +53,24 @@ describe('a hello', () => {
     })
     expect(await client.next('endpoints')).toMatchObject({ service: 'shop/none', endpoints: [] })
     await client.close()
+  })
+
+  it('brings no certificate to who has a good one, and one where the roots are others', async () => {
+    const { trustBundle } = server.authority
+    const kept = await TestClient.join(server, alice, { certifiedBy: digestOf(trustBundle) })
+    const renewed = await TestClient.join(server, alice, { certifiedBy: digestOf(`${trustBundle} `) })
+    const had = [kept, renewed].map(
+      ({ received: [welcome] }) => welcome?.type === 'welcome' && welcome.certificate,
+    )
+    expect(had).toEqual([undefined, expect.objectContaining({ trustBundle })])
+    await renewed.close()
+  })
+
+  it('needs a good token for a place, whatever certificate the pod has', async () => {
+    const client = await TestClient.open(server)
+    const request = await requestFor(server, alice, 'no token')
+    await client.hello(server, alice, { request, certifiedBy: digestOf(server.authority.trustBundle) })
+    expect(await client.ending()).toMatchObject({ error: 'unauthenticated', certified: false })
   })
 
   it('is answered in one TLS record, and so is a change', async () => {
@@ -188,7 +207,7 @@ describe('a renewal', () => {
       const client = await TestClient.join(server, dora)
       await client.close()
       const [welcome] = client.received
-      return welcome?.type === 'welcome' ? welcome.certificate.lifetimeMs : undefined
+      return welcome?.type === 'welcome' ? welcome.certificate?.lifetimeMs : undefined
     }
     const hours = async () => Math.ceil(Number(await lifetime()) / 3_600_000)
     await server.put('pod-dora', manifest)

@@ -62,6 +62,11 @@ class Echo {
     return echo
   }
 
+  /** Clients whose handshake has not begun. */
+  get waiting(): number {
+    return this.terminator.waiting
+  }
+
   async connectPlain(): Promise<Socket> {
     const address = this.#server.address()
     if (typeof address !== 'object' || address === null) throw new Error('the server does not listen')
@@ -141,6 +146,39 @@ describe('when the worker dies', () => {
 it('with a worker that cannot run, the terminator says that it is not available', async () => {
   echo = await Echo.start({ worker: new URL('./no-such-worker.ts', import.meta.url) })
   expect(echo.terminator.available).toBe(false)
+})
+
+describe('while the server is busy', () => {
+  let isBusy = false
+  beforeEach(async () => {
+    isBusy = false
+    echo = await Echo.start({ isBusy: () => isBusy, busyEveryMs: 600_000 })
+    await echo.connect()
+    isBusy = true
+  })
+
+  it('new handshakes wait until it is not', async () => {
+    const begun = echo.connect()
+    await expect.poll(() => echo.waiting).toBe(1)
+    isBusy = false
+    await expectEcho((await begun).tls)
+  })
+
+  it('who leaves before its handshake has begun is forgotten', async () => {
+    const socket = await echo.connectPlain()
+    socket.write(Buffer.from([22, 3, 1, 0]))
+    await expect.poll(() => echo.waiting).toBe(1)
+    socket.destroy()
+    await expect.poll(() => echo.failed).toEqual(['the client ended'])
+    expect(echo.waiting).toBe(0)
+  })
+
+  it('one begins now and then all the same', async () => {
+    await echo.close()
+    echo = await Echo.start({ isBusy: () => true })
+    const all = await Promise.all([echo.connect(), echo.connect(), echo.connect()])
+    for (const { tls } of all) await expectEcho(tls)
+  })
 })
 
 it('a client that is too slow in its turn is let go', async () => {
