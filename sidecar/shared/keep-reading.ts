@@ -1,28 +1,35 @@
-import type { Http2Session } from 'node:http2'
+import type { Http2Stream } from 'node:http2'
 import { isWriteWaiting, setReading } from './descriptor.ts'
 
-/** How often it is looked at sessions that were written to, in ms. */
+/** How often it is looked at streams that were written to, in ms: while some wait, and while none does. */
 const lookEveryMs = 20
+const watchEveryMs = 200
 
 /** Looked at by and by, as long as there are any. */
-const written = new Set<Http2Session>()
+const written = new Set<Http2Stream>()
 
 /**
- * To be called with each write to a stream of the session. Node's HTTP/2 does not read while a write of its own waits for
- * room in the socket: where both ends write much, each would wait for the other to read, for ever. So a session that was
- * written to is looked at until that is through, and made to read on where it waits. What a peer may send meanwhile is
- * bounded as ever: by its windows, by the rate of its streams, and by Node for frames that want an answer.
+ * To be called with each write to a stream. Node's HTTP/2 does not read while a write of its own waits for room in the
+ * socket: where both ends write much, each would wait for the other to read, for ever. So as long as a stream has bytes that
+ * are not sent, its session is made to read on where it waits. That the socket takes everything now does not end it: the
+ * peer's next credit can bring more than there is room for. What a peer may send meanwhile is bounded as ever: by its windows, by the
+ * rate of its streams, and by Node for frames that want an answer.
  */
-export function keepReading(session: Http2Session): void {
-  if (written.has(session)) return
+export function keepReading(stream: Http2Stream): void {
+  if (written.has(stream)) return
   if (written.size === 0) setTimeout(look, lookEveryMs)
-  written.add(session)
+  written.add(stream)
 }
 
 function look(): void {
-  for (const session of written) {
-    if (!session.destroyed && isWriteWaiting(session.socket)) setReading(session.socket, true)
-    else written.delete(session)
+  let someWait = false
+  for (const stream of written) {
+    const { session } = stream
+    if (stream.destroyed || session === undefined || session.destroyed) written.delete(stream)
+    else if (isWriteWaiting(session.socket)) {
+      setReading(session.socket, true)
+      someWait = true
+    } else if (stream.writableLength === 0) written.delete(stream)
   }
-  if (written.size > 0) setTimeout(look, lookEveryMs)
+  if (written.size > 0) setTimeout(look, someWait ? lookEveryMs : watchEveryMs)
 }

@@ -66,8 +66,8 @@ class Way {
   halted = false
   /** What the source's end means, where it is not the end of the direction. */
   onEnd: (() => void) | undefined
-  /** Of the target, where it is an HTTP/2 stream. */
-  readonly #session: Http2Session | undefined
+  /** The target, where it is an HTTP/2 stream. */
+  readonly #stream: Http2Stream | undefined
   readonly #bulkBytes: number
   #run = 0
   #runStartedMs = 0
@@ -75,14 +75,14 @@ class Way {
   constructor(from: Duplex, to: Duplex, bulkBytes = defaultBulkBytes) {
     this.from = from
     this.to = to
-    this.#session = sessionOf(to)
+    this.#stream = sessionOf(to) === undefined ? undefined : (to as Http2Stream)
     this.#bulkBytes = bulkBytes
   }
 
   /** Passes bytes on; false when the target wants a pause. */
   pass(chunk: Buffer): boolean {
     this.bytes += chunk.length
-    if (this.#session !== undefined) keepReading(this.#session)
+    if (this.#stream !== undefined) keepReading(this.#stream)
     return this.to.write(chunk)
   }
 
