@@ -176,6 +176,12 @@ export class Hub implements ChannelOwner {
     return this.#verifying.waiting + this.#verified.waiting + this.#issuing.waiting >= maxHellos
   }
 
+  /** Whether another replica is known by that address: its links wait for nobody. */
+  isReplica(address: string | undefined): boolean {
+    const others = this.#options.directory?.others.values() ?? []
+    return [...others].some(({ host }) => host === address?.replace(/^::ffff:/, ''))
+  }
+
   /** Brings a message to a pod, here or at another replica; false when it is nowhere. Never rejects. */
   deliver(podUid: string, message: ServerMessage): Promise<boolean> {
     return this.#delivery.deliver(podUid, message)

@@ -282,7 +282,7 @@ export class Server {
         socket.allowHalfOpen = false // only relayed streams end one direction at a time
       else this.#expectUpgrade(socket)
       if (isTls && this.#terminator.available) {
-        this.#terminator.take(socket, bytes)
+        this.#terminator.take(socket, bytes, this.#options.hub.isReplica(socket.remoteAddress))
         return
       }
       socket.unshift(bytes)

@@ -8,6 +8,8 @@ import { SealedStream } from './sealed-stream.ts'
 
 /** What a client may send before it is through: the longest ClientHello that OpenSSL takes, and the rest. */
 const maxBytes = 32 * 1024
+/** In how many pieces, while it waits. */
+const maxPieces = 64
 /** Answers that the worker owes us at most, so that what a turn of the event loop may bring is bounded. */
 const maxAsked = 16
 /** While the server is busy a handshake begins so often all the same, in ms. */
@@ -92,8 +94,8 @@ export class Terminator {
     else this.#order(this.#identity)
   }
 
-  /** Takes a paused connection whose first bytes have been read. */
-  take(socket: Socket, first: Buffer): void {
+  /** Takes a paused connection whose first bytes have been read. One that is `urgent` need not wait to begin. */
+  take(socket: Socket, first: Buffer, urgent = false): void {
     const { handshakeMs } = this.#options
     const client: Client = {
       id: ++this.#lastId,
@@ -109,6 +111,10 @@ export class Terminator {
     this.#clients.set(client.id, client)
     socket.once('end', client.onEnd)
     socket.once('close', client.onEnd)
+    if (urgent) {
+      this.#onBytes(client, first)
+      return
+    }
     this.#fresh.add(client)
     this.#onBytes(client, first)
     if (this.#clients.has(client.id)) socket.on('data', client.onData).resume() // or its leaving would not be seen
@@ -125,7 +131,8 @@ export class Terminator {
 
   #onBytes(client: Client, bytes: Buffer): void {
     client.taken += bytes.length
-    if (client.taken > maxBytes) this.#fail(client, 'the client sends too much')
+    if (client.taken > maxBytes || client.first.length > maxPieces)
+      this.#fail(client, 'the client sends too much')
     else if (this.#fresh.has(client)) client.first.push(bytes)
     else {
       this.#takeTurn(client, bytes)

@@ -26,7 +26,9 @@ import { Servers } from './servers.ts'
 const reconnectBaseMs = 100
 const reconnectCapMs = 1_000
 /** Where a server is there but has no time for all who come at once: who dials again and again takes that from all. */
-const busyCapMs = 5_000
+const busyCapMs = 3_000
+/** A certificate that ends so soon by our clock is renewed with the next hello: our timers stand still while a machine sleeps. */
+const endsSoonMs = 60_000
 /** After a refusal (token, unknown pod) there is no hurry. */
 const refusedCapMs = 10_000
 
@@ -67,6 +69,8 @@ export class ControlChannel {
   readonly #aborter = new AbortController()
   readonly #servers: Servers
   #current: Connection | undefined
+  /** That and all that are being opened. */
+  readonly #connections = new Set<Connection>()
   #welcomes = 0
   /** Told when the channel comes up. */
   readonly #waiting = new Set<() => void>()
@@ -157,7 +161,7 @@ export class ControlChannel {
   async close(): Promise<void> {
     this.#aborter.abort()
     clearTimeout(this.#renewal)
-    this.#current?.terminate()
+    for (const connection of this.#connections) connection.terminate()
     await this.#running
   }
 
@@ -225,7 +229,13 @@ export class ControlChannel {
     const take = (from: Connection, message: ServerMessage) => this.#onMessage(from, message)
     const connection = await race(
       this.#servers.order(performance.now()),
-      (server) => new Connection(server, tls, take, log),
+      (server) => {
+        if (this.#aborter.signal.aborted) throw new EdgeMeshError('stopping', 'Cannot dial: we are stopping.')
+        const connection = new Connection(server, tls, take, log)
+        this.#connections.add(connection)
+        void connection.closed.then(() => this.#connections.delete(connection))
+        return connection
+      },
       (server) => this.#servers.avoid(server, performance.now()),
     )
     try {
@@ -273,7 +283,9 @@ export class ControlChannel {
       ...(hostIP === undefined ? {} : { hostIP }),
       ...(node === undefined ? {} : { node }),
       ...(localPort === undefined ? {} : { localPort }),
-      ...(this.#isDue || certificate === undefined ? {} : { certifiedBy: digestOf(certificate.trustBundle) }),
+      ...(this.#isDue || certificate === undefined || certificate.notAfter - Date.now() < endsSoonMs
+        ? {}
+        : { certifiedBy: digestOf(certificate.trustBundle) }),
     }
   }
 

@@ -5,7 +5,7 @@ import {
   BROKEN,
   ENDED,
   recordBytes,
-  sealedBytes,
+  sealRoom,
   type TlsConnection,
   WANTS_READ,
   WANTS_WRITE,
@@ -40,7 +40,7 @@ const turnBytes = 256 * 1024
 const scratch = Buffer.allocUnsafeSlow(scratchBytes)
 /** Where each record of a batch is read to. */
 const places = Array.from({ length: scratchBytes / recordBytes }, (_, i) => scratch.subarray(i * recordBytes))
-const sealed = Buffer.allocUnsafeSlow(sealedBytes(batchBytes))
+const sealed = sealRoom(batchBytes)
 /** Batches that no lane needs now. */
 const spare: Buffer[] = []
 const maxSpare = 4

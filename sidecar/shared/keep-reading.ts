@@ -1,12 +1,12 @@
-import type { Http2Stream } from 'node:http2'
+import type { Http2Session, Http2Stream } from 'node:http2'
 import { isWriteWaiting, setReading } from './descriptor.ts'
 
 /** How often it is looked at streams that were written to, in ms: while some wait, and while none does. */
 const lookEveryMs = 20
 const watchEveryMs = 200
 
-/** Looked at by and by, as long as there are any. */
-const written = new Set<Http2Stream>()
+/** Looked at by and by, as long as there are any; with their sessions, which may wait for room when their streams are over. */
+const written = new Map<Http2Stream, Http2Session>()
 
 /**
  * To be called with each write to a stream. Node's HTTP/2 does not read while a write of its own waits for room in the
@@ -16,20 +16,20 @@ const written = new Set<Http2Stream>()
  * rate of its streams, and by Node for frames that want an answer.
  */
 export function keepReading(stream: Http2Stream): void {
-  if (written.has(stream)) return
+  const { session } = stream
+  if (session === undefined || written.has(stream)) return
   if (written.size === 0) setTimeout(look, lookEveryMs)
-  written.add(stream)
+  written.set(stream, session)
 }
 
 function look(): void {
   let someWait = false
-  for (const stream of written) {
-    const { session } = stream
-    if (stream.destroyed || session === undefined || session.destroyed) written.delete(stream)
+  for (const [stream, session] of written) {
+    if (session.destroyed) written.delete(stream)
     else if (isWriteWaiting(session.socket)) {
       setReading(session.socket, true)
       someWait = true
-    } else if (stream.writableLength === 0) written.delete(stream)
+    } else if (stream.destroyed || stream.writableLength === 0) written.delete(stream)
   }
   if (written.size > 0) setTimeout(look, someWait ? lookEveryMs : watchEveryMs)
 }

@@ -34,8 +34,8 @@ request.writeUInt16LE(flags, 16)
 if (ioctl(fd, tunSetInterface, request) !== 0)
   throw new Error(`cannot attach to tun0: errno ${koffi.errno()}`)
 
-if (keepsWhole && setting(fd, tunSetOffload, offloads) !== 0)
-  throw new Error(`cannot keep packets whole: errno ${koffi.errno()}`)
+if (setting(fd, tunSetOffload, keepsWhole ? offloads : 0) !== 0)
+  throw new Error(`cannot say whether packets stay whole: errno ${koffi.errno()}`)
 
 interface Held {
   dueMs: number

@@ -24,7 +24,7 @@ import {
   BROKEN,
   ENDED,
   recordBytes,
-  sealedBytes,
+  sealRoom,
   type TlsConnection,
   WANTS_READ,
   WANTS_WRITE,
@@ -142,7 +142,7 @@ const slowBytes = 64 * 1024
 const scratchBytes = 64 * 1024
 /** Where bytes are between two calls; what cannot be passed on at once is copied out of it. */
 const scratch = Buffer.allocUnsafeSlow(scratchBytes)
-const sealed = Buffer.allocUnsafeSlow(sealedBytes(scratchBytes))
+const sealed = sealRoom(scratchBytes)
 
 /** Empty pipes, kept: the kernel bounds how many bytes of pipes a user may have. They live as long as the process. */
 export class PipePool {

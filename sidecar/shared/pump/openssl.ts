@@ -147,8 +147,16 @@ export const BROKEN = -4
 
 /** Where records of all connections are put together, each batch to be taken out at once. */
 const batch = BIO_new(BIO_s_mem())
+/** For what OpenSSL says of its own before what it is given: an answer to a peer that asks for new keys, say. */
+const ownWordsBytes = 512
+
+/** A buffer for `TlsConnection.seal`, of so many bytes at once. */
+export function sealRoom(length: number): Buffer {
+  return Buffer.allocUnsafeSlow(sealedBytes(length) + ownWordsBytes)
+}
+
 /** How long `length` bytes are once they are sealed. */
-export function sealedBytes(length: number): number {
+function sealedBytes(length: number): number {
   return length + Math.ceil(length / recordBytes) * recordOverhead
 }
 
@@ -194,7 +202,8 @@ export class TlsConnection {
 
   /**
    * Encrypts all of it into `into` instead of onto the socket, and returns the length: OpenSSL writes each record of
-   * 16 KiB by itself, and a write of 128 KiB costs little more than one of 16. Negative when it cannot.
+   * 16 KiB by itself, and a write of 128 KiB costs little more than one of 16. Negative when it cannot. `into` is a
+   * `sealRoom`.
    */
   seal(plain: Buffer, into: Buffer): number {
     ERR_clear_error()
@@ -205,7 +214,10 @@ export class TlsConnection {
     BIO_up_ref(this.#toSocket)
     SSL_set0_wbio(this.#ssl, this.#toSocket)
     const length = BIO_read(batch, into, into.length) as number
-    return count < 0 ? count : length
+    if (length < into.length) return count < 0 ? count : length
+    // Whatever is left would go out with another connection's.
+    while ((BIO_read(batch, into, into.length) as number) > 0);
+    return BROKEN
   }
 
   /** Ends our direction with close_notify; 0 when it is sent. */

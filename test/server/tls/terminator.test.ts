@@ -25,6 +25,8 @@ class Echo {
   readonly streams: SealedStream[] = []
   readonly terminator: Terminator
   readonly authority: CertificateAuthority
+  /** Who comes is urgent. */
+  urgent = false
   readonly #server: Server
   readonly #sockets: { destroy(): unknown }[] = []
 
@@ -46,7 +48,9 @@ class Echo {
     this.#server = createServer((socket) => {
       this.#sockets.push(socket)
       socket.on('error', () => socket.destroy())
-      socket.once('readable', () => this.terminator.take(socket, socket.read() ?? Buffer.alloc(0)))
+      socket.once('readable', () =>
+        this.terminator.take(socket, socket.read() ?? Buffer.alloc(0), this.urgent),
+      )
     })
   }
 
@@ -162,6 +166,16 @@ describe('while the server is busy', () => {
     await expect.poll(() => echo.waiting).toBe(1)
     isBusy = false
     await expectEcho((await begun).tls)
+  })
+
+  it('what is urgent does not wait', async () => {
+    const waiting = echo.connect()
+    await expect.poll(() => echo.waiting).toBe(1)
+    echo.urgent = true
+    await expectEcho((await echo.connect()).tls)
+    expect(echo.waiting).toBe(1)
+    isBusy = false
+    await waiting
   })
 
   it('who leaves before its handshake has begun is forgotten', async () => {

@@ -19,7 +19,7 @@ import { podServerName } from '../../../sidecar/shared/identity.ts'
 import { PipePool } from '../../../sidecar/shared/pump/lanes.ts'
 import { accept, close, dup, epoll, eventfd, send, sendFlags } from '../../../sidecar/shared/pump/libc.ts'
 import { Loop } from '../../../sidecar/shared/pump/loop.ts'
-import { TlsConnection, TlsContext } from '../../../sidecar/shared/pump/openssl.ts'
+import { sealRoom, TlsConnection, TlsContext } from '../../../sidecar/shared/pump/openssl.ts'
 import { createKeyPair } from '../../../sidecar/shared/tls.ts'
 import { tcpPair } from '../shared/tcp.ts'
 
@@ -210,7 +210,7 @@ export class Peer {
 
   say(...frames: Buffer[]): void {
     const plain = Buffer.concat(frames)
-    const into = Buffer.alloc(plain.length + 22 * Math.ceil(plain.length / 16_384))
+    const into = sealRoom(plain.length)
     const length = this.#tls.seal(plain, into)
     if (send(this.fd, into, length, sendFlags) !== length) throw new Error('the socket is full')
   }
