@@ -62,7 +62,43 @@ export const statusAnnotation = 'sidecar.edgemesh.io/status'
 export const balancerAnnotation = 'sidecar.edgemesh.io/balancer'
 const serviceNameLabel = 'kubernetes.io/service-name'
 
-/** Kubernetes objects to a catalogue. Never throws: an object that cannot be used is left out, with a diagnostic. */
+/** What an object has become, and what else that depended on. */
+interface Compilation {
+  inputs: readonly unknown[]
+  value?: unknown
+  error?: unknown
+  warnings: string[]
+}
+
+const compilations = new WeakMap<object, Compilation>()
+
+/** Objects do not change. Of the thousands of a cluster only a few are new each time, and only those are compiled. */
+function once<T>(
+  object: object,
+  inputs: readonly unknown[],
+  warn: (sentence: string) => void,
+  make: (warn: (sentence: string) => void) => T,
+): T {
+  if (typeof object !== 'object' || object === null) return make(warn) // written by hand, and wrong
+  let known = compilations.get(object)
+  if (known === undefined || known.inputs.some((input, i) => input !== inputs[i])) {
+    const warnings: string[] = []
+    try {
+      known = { inputs, warnings, value: make((sentence) => warnings.push(sentence)) }
+    } catch (error) {
+      known = { inputs, warnings, error }
+    }
+    compilations.set(object, known)
+  }
+  for (const sentence of known.warnings) warn(sentence)
+  if (known.error !== undefined) throw known.error
+  return known.value as T
+}
+
+/**
+ * Kubernetes objects to a catalogue. Never throws: an object that cannot be used is left out, with a diagnostic. Objects must
+ * not be changed afterwards.
+ */
 export function compile(manifests: readonly Manifest[], previous?: CatalogueState): Compiled {
   const diagnostics: string[] = []
   const services = new Map<string, ServiceEntry>()
@@ -71,14 +107,15 @@ export function compile(manifests: readonly Manifest[], previous?: CatalogueStat
   const slices: { id: string; slice: Slice; origin: string }[] = []
   for (const { object, origin } of manifests) {
     const leaveOut = (error: unknown) => diagnostics.push(`${origin}: left out: ${sentenceOf(error)}`)
+    const warn = (sentence: string) => diagnostics.push(`${origin}: ${sentence}`)
     const o = object as Slice
     try {
       if (o.kind === 'Service') {
-        const entry = compileService(o, (sentence) => diagnostics.push(`${origin}: ${sentence}`))
+        const entry = once(o, [], warn, (tell) => compileService(o, tell))
         services.set(idOf(entry), entry)
       } else if (o.kind === 'Pod') {
-        const warn = (sentence: string) => diagnostics.push(`${origin}: ${sentence}`)
-        const pod = compilePod(o, namespaces, warn)
+        const lifetimeMs = namespaces.get(o.metadata?.namespace ?? 'default')
+        const pod = once(o, [lifetimeMs], warn, (tell) => compilePod(o, lifetimeMs, tell))
         pods.set(pod.uid, pod)
       } else if (o.kind === 'EndpointSlice') {
         const name = o.metadata?.labels?.[serviceNameLabel]
@@ -155,14 +192,14 @@ function leafLifetimeOf(
 
 function compilePod(
   { metadata, spec = {}, status = {} }: KubernetesObject,
-  namespaces: ReadonlyMap<string, number>,
+  namespaceLifetimeMs: number | undefined,
   warn: (sentence: string) => void,
 ): PodRecord {
   if (!metadata?.uid || !metadata.name) throw new Error('the Pod needs metadata.name and metadata.uid')
   const native = ((spec.initContainers ?? []) as ContainerSpec[]).filter((c) => c.restartPolicy === 'Always')
   const ports = [...((spec.containers ?? []) as ContainerSpec[]), ...native].flatMap((c) => c.ports ?? [])
   const tcp = ports.filter((p) => (p.protocol ?? 'TCP') === 'TCP').map((p) => Number(p.containerPort))
-  const leafLifetimeMs = leafLifetimeOf(metadata, warn) ?? namespaces.get(metadata.namespace ?? 'default')
+  const leafLifetimeMs = leafLifetimeOf(metadata, warn) ?? namespaceLifetimeMs
   return {
     uid: metadata.uid,
     namespace: metadata.namespace ?? 'default',
@@ -196,9 +233,11 @@ function compileEndpoints(
     if (slice.addressType === 'FQDN') continue
     const ofService = merged.get(id) ?? new Map<string, Endpoint>()
     merged.set(id, ofService)
+    const ports = Array.isArray(slice.ports) ? slice.ports : []
     for (const raw of Array.isArray(slice.endpoints) ? slice.endpoints : []) {
       try {
-        const one = compileEndpoint(raw, Array.isArray(slice.ports) ? slice.ports : [], pods)
+        const sidecar = pods.get(podUidOf(raw) ?? '')?.sidecar === true
+        const one = once(raw, [slice.ports, sidecar], noWarning, () => compileEndpoint(raw, ports, sidecar))
         const key = one.podUid ?? one.addresses[0] ?? ''
         const known = ofService.get(key)
         ofService.set(key, known === undefined ? one : mergeEndpoints(known, one))
@@ -210,12 +249,18 @@ function compileEndpoints(
   return new Map([...merged].map(([id, ofService]) => [id, [...ofService.values()]]))
 }
 
+const noWarning = () => undefined
+
+function podUidOf({ targetRef }: SliceEndpoint): string | undefined {
+  return targetRef?.kind === 'Pod' ? targetRef.uid : undefined
+}
+
 function compileEndpoint(
   raw: SliceEndpoint,
   ports: NonNullable<Slice['ports']>,
-  pods: ReadonlyMap<string, PodRecord>,
+  hasSidecar: boolean,
 ): Endpoint {
-  const podUid = raw.targetRef?.kind === 'Pod' ? raw.targetRef.uid : undefined
+  const podUid = podUidOf(raw)
   const ready = raw.conditions?.ready ?? true
   const tcp = ports.filter((p) => (p.protocol ?? 'TCP') === 'TCP' && p.port !== undefined)
   const forZones = raw.hints?.forZones?.map((z) => z.name)
@@ -232,7 +277,7 @@ function compileEndpoint(
       serving: raw.conditions?.serving ?? ready,
       terminating: raw.conditions?.terminating ?? false,
       ports: Object.fromEntries(tcp.map((p) => [p.name ?? '', p.port])),
-      sidecar: podUid !== undefined && pods.get(podUid)?.sidecar === true,
+      sidecar: hasSidecar,
     },
     'EndpointSlice',
   )

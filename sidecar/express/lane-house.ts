@@ -1,7 +1,7 @@
 import { close } from '#shared/pump/libc.ts'
 import { TlsConnection } from '#shared/pump/openssl.ts'
 import type { PumpWorker } from '#shared/pump/orders.ts'
-import { setDeadPeerTimeout, setShared } from '#shared/pump/tcp.ts'
+import { setDeadPeerTimeout } from '#shared/pump/tcp.ts'
 import { Shares } from '../shares.ts'
 import { socketAddressOf } from './address.ts'
 import { Lane } from './lane.ts'
@@ -12,8 +12,6 @@ import { Roster, type Surroundings } from './surroundings.ts'
 
 const tickMs = 1_000
 const deadPeerSeconds = 10
-/** Of each lane, in the kernel: two milliseconds of 1 Gbit/s. */
-const unsentBytes = 256 * 1024
 /** This thread has not run for so long: it cannot tell who was silent. */
 const starvedMs = 3_000
 const maxAbouts = 1_000
@@ -68,7 +66,6 @@ export class LaneHouse {
       return
     }
     setDeadPeerTimeout(fd, deadPeerSeconds)
-    setShared(fd, unsentBytes)
     const lane = new Lane({
       id,
       fd,

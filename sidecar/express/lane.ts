@@ -1,5 +1,5 @@
 import { Held, Port } from '#shared/pump/lanes.ts'
-import { close, EAGAIN, EINTR, errno, packetBytes, send, sendFlags } from '#shared/pump/libc.ts'
+import { close, EAGAIN, EINTR, errno, send, sendFlags } from '#shared/pump/libc.ts'
 import type { Loop, Task } from '#shared/pump/loop.ts'
 import {
   BROKEN,
@@ -10,6 +10,7 @@ import {
   WANTS_READ,
   WANTS_WRITE,
 } from '#shared/pump/openssl.ts'
+import { setShared } from '#shared/pump/tcp.ts'
 import {
   DATA,
   FrameReader,
@@ -27,9 +28,10 @@ import type { Ledger } from './ledger.ts'
 import type { LaneRoute } from './messages.ts'
 import { Pulse } from './pulse.ts'
 import { StreamTable } from './stream-table.ts'
+import { wide, widthAfter } from './width.ts'
 
 /** Frames of one round of the loop are sealed and sent together. */
-const batchBytes = packetBytes
+const maxBatchBytes = wide.batchBytes
 /** A DATA frame is begun with room for so many bytes. */
 const minRoom = 4 * 1024
 /** Of control frames, while the socket takes nothing: they are few for each stream. */
@@ -40,7 +42,7 @@ const turnBytes = 256 * 1024
 const scratch = Buffer.allocUnsafeSlow(scratchBytes)
 /** Where each record of a batch is read to. */
 const places = Array.from({ length: scratchBytes / recordBytes }, (_, i) => scratch.subarray(i * recordBytes))
-const sealed = sealRoom(batchBytes)
+const sealed = sealRoom(maxBatchBytes)
 /** Batches that no lane needs now. */
 const spare: Buffer[] = []
 const maxSpare = 4
@@ -115,8 +117,13 @@ export class Lane implements Task {
   readonly #held = new Held()
   #more: Buffer | undefined
   readonly #waiting = new Set<Task>()
+  /** Whose bytes went last: who fills the lane is the first to wait again. */
+  #served: Task | undefined
   #lastStream = 0
   #sealedBytes = 0
+  #width = wide
+  /** At the last tick. */
+  #ticked = { bytes: 0, ms: performance.now() }
   readonly #sinceMs = performance.now()
   #usedMs = this.#sinceMs
   readonly pulse = new Pulse(this.#sinceMs)
@@ -127,7 +134,8 @@ export class Lane implements Task {
     this.route = options.route
     this.peer = options.peer
     this.isDialer = options.isDialer
-    this.#port = new Port(options.fd, { mayUnpace: true })
+    // Whatever crosses the internet may turn bad, and then nothing does as well as BBR that was there before.
+    this.#port = new Port(options.fd, { mayUnpace: options.route === 'direct' })
     this.#reader = new FrameReader({
       onData: (stream, bytes) => this.#userOf(stream)?.onData(bytes),
       onControl: (type, stream, payload) => this.#onControl(type, stream, payload),
@@ -136,6 +144,7 @@ export class Lane implements Task {
 
   /** False when the kernel refuses. */
   start(): boolean {
+    setShared(this.#options.fd, this.#width.unsentBytes)
     this.#options.loop.stir(this)
     return this.#options.loop.watch(this, this.#port)
   }
@@ -219,12 +228,14 @@ export class Lane implements Task {
 
   /** Where a DATA frame's payload may be put; undefined while the socket takes no more, and then it stirs `task`. */
   reserve(task: Task, most: number): Buffer | undefined {
+    const { batchBytes } = this.#width
     if (!this.#isFull && this.#length + headerBytes + minRoom > batchBytes) this.flush()
     if (this.#isFull || this.#stage !== 'open') {
       this.#waiting.add(task)
       return undefined
     }
-    this.#batch ??= spare.pop() ?? Buffer.allocUnsafeSlow(batchBytes)
+    this.#served = task
+    this.#batch ??= spare.pop() ?? Buffer.allocUnsafeSlow(maxBatchBytes)
     const from = this.#length + headerBytes
     return this.#batch.subarray(from, Math.min(batchBytes, from + Math.min(most, maxPayload)))
   }
@@ -240,10 +251,10 @@ export class Lane implements Task {
   /** Goes with the next batch, however much the socket takes. */
   control(type: number, stream: number, payload = none): void {
     if (this.#stage !== 'open' || this.#endedMs !== undefined) return
-    if (this.#length + headerBytes + payload.length > batchBytes) this.#seal()
+    if (this.#length + headerBytes + payload.length > maxBatchBytes) this.#seal()
     if ((this.#more?.length ?? 0) > maxHeldBytes) this.fail('the peer takes nothing')
     if (this.#stage !== 'open') return
-    this.#batch ??= spare.pop() ?? Buffer.allocUnsafeSlow(batchBytes)
+    this.#batch ??= spare.pop() ?? Buffer.allocUnsafeSlow(maxBatchBytes)
     writeHeader(this.#batch, this.#length, type, payload.length, stream)
     payload.copy(this.#batch, this.#length + headerBytes)
     this.#length += headerBytes + payload.length
@@ -257,6 +268,13 @@ export class Lane implements Task {
     if (this.#isFull && this.#port.writable) this.#sendHeld()
     if (!this.#isFull && this.#length > 0) this.#seal()
     if (this.#isFull) return // the lane's turn goes on when the socket takes bytes again
+    this.#stirWaiting()
+  }
+
+  /** In their order, but after all others who was served last. */
+  #stirWaiting(): void {
+    const served = this.#served
+    if (served !== undefined && this.#waiting.delete(served)) this.#waiting.add(served)
     for (const task of this.#waiting) this.#options.loop.stir(task)
     this.#waiting.clear()
   }
@@ -274,6 +292,7 @@ export class Lane implements Task {
       return
     }
     this.#faults = 0
+    this.#setWidth(nowMs)
     this.#port.look()
     if (this.#port.turnedFar) this.retire() // BBR keeps the old path's round trip for 10 s; a new lane does not
     if (this.users.size > 0) this.#usedMs = nowMs
@@ -301,6 +320,15 @@ export class Lane implements Task {
     this.#giveBatch()
     on.over(this, error)
     for (const user of users) user.onLaneOver()
+  }
+
+  /** Streams take shorter turns, and the kernel keeps less, while the peer takes little. */
+  #setWidth(nowMs: number): void {
+    const sent = { bytes: this.#sealedBytes - this.#ticked.bytes, ms: nowMs - this.#ticked.ms }
+    this.#ticked = { bytes: this.#sealedBytes, ms: nowMs }
+    const width = widthAfter(this.#width, { ...sent, isFull: this.#isFull })
+    if (width !== this.#width) setShared(this.#options.fd, width.unsentBytes)
+    this.#width = width
   }
 
   #handshake(): void {

@@ -101,17 +101,20 @@ export class TunnelledConnection implements LaneUser, Carried {
     if (this.isConnecting) this.#punt(false)
   }
 
-  /** A peer of which nothing is heard may be dead: there may be other endpoints, and the main thread knows them. */
+  /**
+   * A peer of which nothing is heard may be dead: there may be other endpoints, and the main thread knows them. A lane that has
+   * been retired meanwhile may have much before this: there is, or will be, a better one.
+   */
   late(): boolean {
     const { startedMs } = this
-    const { pulse } = this.#lane
+    const { pulse, isRetired } = this.#lane
     const nowMs = performance.now()
     this.#lane.ask(startedMs)
     const isAlive = pulse.heardSince(startedMs)
-    if (nowMs - startedMs < (isAlive ? answerDeadlineMs : pulse.patienceMs)) return false
+    if (!isRetired && nowMs - startedMs < (isAlive ? answerDeadlineMs : pulse.patienceMs)) return false
     if (!isAlive) pulse.doubted(nowMs)
     this.#lane.control(RESET, this.#id)
-    this.#punt(true)
+    this.#punt(!isRetired)
     return true
   }
 

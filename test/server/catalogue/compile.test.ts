@@ -22,6 +22,8 @@ const pod = (uid: string, more: { metadata?: object; spec?: object; status?: obj
   spec: { containers: [], ...more.spec },
   status: { phase: 'Running', ...more.status },
 })
+const lifetime = (text?: string) =>
+  text === undefined ? {} : { annotations: { 'sidecar.edgemesh.io/leaf-lifetime': text } }
 const ref = (uid: string) => ({ kind: 'Pod', name: uid, uid })
 
 const of = (...objects: unknown[]) => compile(objects.map((object, i) => ({ object, origin: `file ${i}` })))
@@ -189,8 +191,6 @@ describe('a Pod', () => {
     })
   })
 
-  const lifetime = (text?: string) =>
-    text === undefined ? {} : { annotations: { 'sidecar.edgemesh.io/leaf-lifetime': text } }
   it.each<[string, string | undefined, string | undefined, number | undefined, number]>([
     ['none', undefined, undefined, undefined, 0],
     ['its own', '7d', undefined, 604_800_000, 0],
@@ -299,6 +299,31 @@ describe('anything at all', () => {
     expect(next.services.get('default/web')).toBe(first.services.get('default/web'))
     expect(next.services.size).toBe(2)
     expect(next.pods).toBe(first.pods)
+  })
+
+  it('is looked at once only, unless what it depends on is another', () => {
+    let looks = 0
+    const counted = <T extends object>(object: T, field: string, value: unknown): T =>
+      Object.defineProperty(object, field, {
+        get: () => {
+          looks++
+          return value
+        },
+      })
+    const web = counted(service({}), 'spec', { clusterIP: '10.96.0.1' })
+    const a = counted(pod('a', { metadata: { namespace: 'shop', ...lifetime('1y') } }), 'spec', {})
+    const end = counted({ targetRef: ref('a') }, 'addresses', ['10.244.1.1'])
+    const all = [web, a, slice({ endpoints: [end] }), pod('b')]
+    const first = of(...all)
+    expect(first.diagnostics).toHaveLength(1)
+    const before = looks
+    expect(of(...all)).toEqual(first)
+    expect(looks).toBe(before)
+    const namespace = { kind: 'Namespace', metadata: { name: 'shop', ...lifetime('30d') } }
+    expect(of(...all, namespace).state.pods.get('a')?.leafLifetimeMs).toBe(2_592_000_000)
+    const injected = pod('a', { metadata: { annotations: { 'sidecar.edgemesh.io/status': 'injected' } } })
+    expect(of(...all, injected).state.endpoints.get('default/web')).toMatchObject([{ sidecar: true }])
+    expect(of(...all)).toEqual(first)
   })
 
   it('spells each address in one way', () => {

@@ -215,12 +215,14 @@ export class Peer {
     if (send(this.fd, into, length, sendFlags) !== length) throw new Error('the socket is full')
   }
 
-  hear(): Buffer {
-    for (;;) {
+  /** Reads what there is; about so many bytes at most. */
+  hear(most = Number.POSITIVE_INFINITY): Buffer {
+    for (const until = this.heard.length + most; this.heard.length < until; ) {
       const count = this.#tls.read(this.#into)
-      if (count <= 0) return this.heard
+      if (count <= 0) break
       this.heard = Buffer.concat([this.heard, this.#into.subarray(0, count)])
     }
+    return this.heard
   }
 
   close(): void {

@@ -17,8 +17,10 @@ import {
   recv,
   recvFlags,
   SHUT_WR,
+  SOL_SOCKET,
   send,
   sendFlags,
+  setsockopt,
   shutdown,
 } from '../../../sidecar/shared/pump/libc.ts'
 import type { TlsContext } from '../../../sidecar/shared/pump/openssl.ts'
@@ -31,6 +33,7 @@ let app: App
 let closed: App
 const scratch = Buffer.alloc(256 * 1024)
 const fds: number[] = []
+const SO_RCVBUF = 8
 
 beforeAll(async () => {
   contexts = await contextsOf('near', 'far')
@@ -284,6 +287,41 @@ describe('a peer that dials', () => {
     peer.close()
   })
 
+  it('and reads slowly gets small talk before most of the bulk that waits', async () => {
+    const { bench, peer } = await dialled()
+    setsockopt(peer.fd, SOL_SOCKET, SO_RCVBUF, Buffer.from(Uint32Array.of(16_384).buffer), 4)
+    const streams = [1, 2, 3, 4, 5]
+    peer.say(...streams.map((stream) => frame(OPEN, stream, open(app.key, 0x7fff_ffff))))
+    const apps: number[] = []
+    bench.run(() => {
+      const fd = app.accept()
+      if (fd >= 0) apps.push(fd)
+      return apps.length === streams.length
+    })
+    fds.push(...apps)
+    const [talk = -1, ...bulk] = apps
+    const block = Buffer.alloc(200_000)
+    let reads = 0
+    const passSome = () => {
+      for (const fd of bulk) send(fd, block, block.length, sendFlags)
+      if (reads++ % 20 === 0) peer.hear(8_000)
+    }
+    const slowUntil = performance.now() + 2_500
+    bench.run(() => {
+      passSome()
+      return performance.now() > slowUntil
+    })
+    peer.heard = Buffer.alloc(0)
+    send(talk, Buffer.from('x'), 1, sendFlags)
+    const said = frame(DATA, 1, Buffer.from('x'))
+    bench.run(() => {
+      passSome()
+      return peer.heard.includes(said)
+    })
+    expect(peer.heard.indexOf(said)).toBeLessThan(350_000)
+    peer.close()
+  })
+
   it('and never reads holds up nobody, and is cut off when answers to it pile up', async () => {
     const { bench, pod, peer } = await dialled()
     peer.say(frame(OPEN, 1, open(app.key, 0x7fff_ffff)))
@@ -367,6 +405,18 @@ describe('a peer that was dialled', () => {
     const got: Buffer[] = []
     bench.run(() => receive(near, got) || got.length > 0)
     expect(got.join('')).toBe('late')
+  })
+
+  it('and whose lane is retired before it answers leaves the connection to be made elsewhere', async () => {
+    const { bench, pod, peer, lane } = await met()
+    const [captured, near] = await descriptors()
+    fds.push(near)
+    pod.dial(captured, app.key, lane)
+    peer.say(frame(PONG, 0), frame(GOAWAY, 0))
+    bench.run(() => pod.punts.length > 0)
+    expect(pod.punts, 'no failure of the endpoint').toEqual([false])
+    bench.run(() => peer.hear().includes(frame(RESET, 1)))
+    peer.close()
   })
 
   it('and goes away before it answers leaves the connection to be made elsewhere, once', async () => {
