@@ -1,14 +1,15 @@
-import { createCipheriv, createDecipheriv, createHmac } from 'node:crypto'
+import { createHmac } from 'node:crypto'
 import { EdgeMeshError } from '#shared/errors.ts'
+import { open, seal, tagBytes } from './aead.ts'
 
 /** The one suite of the control port, which every TLS 1.3 client must know (RFC 8446, 9.1). */
 export const cipherSuite = 'TLS_AES_128_GCM_SHA256'
-const cipher = 'aes-128-gcm'
 const keyBytes = 16
 const ivBytes = 12
-const tagBytes = 16
 const headerBytes = 5
 export const maxPlain = 16 * 1024
+/** Of a record, beside the bytes that it carries: header, type and tag. */
+const overhead = headerBytes + 1 + tagBytes
 const maxSealed = maxPlain + 256
 const version = 0x0303
 /** In a row. They cost us work and bring nothing. */
@@ -76,18 +77,24 @@ export class RecordSealer {
 
   /** One record or more for bytes of one type. */
   seal(plain: Uint8Array, type: number): Buffer {
-    const records: Buffer[] = []
-    for (let at = 0; at === 0 || at < plain.length; at += maxPlain)
-      records.push(...this.#record(plain.subarray(at, at + maxPlain), type))
-    return Buffer.concat(records)
+    const count = Math.max(1, Math.ceil(plain.length / maxPlain))
+    // Not of a pool: what slow clients leave unsent would keep all that was sealed beside it.
+    const records = Buffer.allocUnsafeSlow(plain.length + count * overhead)
+    for (let at = 0, to = 0; to < records.length; at += maxPlain) {
+      const part = plain.subarray(at, at + maxPlain)
+      const record = records.subarray(to, to + part.length + overhead)
+      this.#fill(record, part, type)
+      to += record.length
+    }
+    return records
   }
 
-  #record(plain: Uint8Array, type: number): Buffer[] {
-    const header = headerOf(plain.length + 1 + tagBytes)
-    const sealing = createCipheriv(cipher, this.#direction.key, this.#direction.nextNonce()).setAAD(header)
-    const sealed = [sealing.update(plain), sealing.update(Uint8Array.of(type))]
-    sealing.final() // gives nothing more, but must come before the tag
-    return [header, ...sealed, sealing.getAuthTag()]
+  #fill(record: Buffer, plain: Uint8Array, type: number): void {
+    writeHeader(record, record.length - headerBytes)
+    record.set(plain, headerBytes)
+    record[headerBytes + plain.length] = type
+    const header = record.subarray(0, headerBytes)
+    seal(this.#direction.key, this.#direction.nextNonce(), header, record.subarray(headerBytes))
   }
 }
 
@@ -124,14 +131,8 @@ export class RecordOpener {
   }
 
   #record(header: Buffer, sealed: Buffer): OpenedRecord {
-    const opening = createDecipheriv(cipher, this.#direction.key, this.#direction.nextNonce())
-    opening.setAAD(header).setAuthTag(sealed.subarray(-tagBytes))
-    const inner = opening.update(sealed.subarray(0, -tagBytes))
-    try {
-      opening.final()
-    } catch {
-      throw broken('it was not made by the peer')
-    }
+    const inner = open(this.#direction.key, this.#direction.nextNonce(), header, sealed)
+    if (inner === undefined) throw broken('it was not made by the peer')
     let end = inner.length - 1
     while (end >= 0 && inner[end] === 0) end-- // padding
     const type = inner[end]
@@ -143,12 +144,10 @@ export class RecordOpener {
   }
 }
 
-function headerOf(length: number): Buffer {
-  const header = Buffer.allocUnsafe(headerBytes)
-  header.writeUInt8(contentTypes.applicationData, 0)
-  header.writeUInt16BE(version, 1)
-  header.writeUInt16BE(length, 3)
-  return header
+function writeHeader(into: Buffer, length: number): void {
+  into.writeUInt8(contentTypes.applicationData, 0)
+  into.writeUInt16BE(version, 1)
+  into.writeUInt16BE(length, 3)
 }
 
 function lengthIn(header: Buffer): number {
