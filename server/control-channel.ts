@@ -88,7 +88,7 @@ export class Channel implements Presence, Participant {
     this.#onProven = onProven
     this.observed = observed
     this.#owner = owner
-    this.feed = new Feed(socket, owner)
+    this.feed = new Feed(socket, stream, owner)
     const late = setTimeout(
       () => this.end(closeCodes.unauthenticated, 'timeout', 'no hello came in time'),
       helloDeadlineMs,

@@ -1,3 +1,4 @@
+import type { Writable } from 'node:stream'
 import type { WebSocket } from 'ws'
 import { EdgeMeshError } from '#shared/errors.ts'
 
@@ -9,17 +10,18 @@ const maxUnread = 1024 * 1024
 const maxUnreadInAll = 4 * maxUnread
 const maxSubscriptions = 500
 
-/** The catalogue as it is now, as messages. */
+/** The catalogue as it is now, as frames of messages. */
 export interface FeedSource {
-  endpointsText(service: string): string
+  endpointsFrame(service: string): Buffer
   /** What brings who knows that version of the index to the present one; 0: knows none. */
-  indexText(known: number): string
+  indexFrame(known: number): Buffer
   readonly indexVersion: number
 }
 
 /** What one client gets of the catalogue: at once while it reads, else the latest state once it has read. */
 export class Feed {
   readonly #socket: WebSocket
+  readonly #stream: Writable
   readonly #source: FeedSource
   readonly #subscriptions = new Set<string>()
   /** What the client will get once it has read: services by name, and of the index all beyond this version. */
@@ -28,8 +30,10 @@ export class Feed {
   /** The largest message of the catalogue that may be unread. */
   #largest = 0
 
-  constructor(socket: WebSocket, source: FeedSource) {
+  /** `stream`: what the socket runs over. */
+  constructor(socket: WebSocket, stream: Writable, source: FeedSource) {
     this.#socket = socket
+    this.#stream = stream
     this.#source = source
   }
 
@@ -45,7 +49,7 @@ export class Feed {
     for (const service of this.#owed) {
       if (!this.#takesMore) return
       this.#owed.delete(service)
-      if (this.#subscriptions.has(service)) this.#send(this.#source.endpointsText(service))
+      if (this.#subscriptions.has(service)) this.#send(this.#source.endpointsFrame(service))
     }
   }
 
@@ -64,7 +68,7 @@ export class Feed {
   /** The first of the index: what the client lacks that knows this version; 0: that knows none. */
   sendIndex(known: number): void {
     this.#indexVersion = this.#source.indexVersion
-    this.#send(this.#source.indexText(known))
+    this.#send(this.#source.indexFrame(known))
   }
 
   /** What has changed of the catalogue, these endpoints among it, as far as it is the client's. */
@@ -81,7 +85,7 @@ export class Feed {
 
   #sendEndpoints(service: string): void {
     if (!this.#takesMore || this.#owed.size > 0) this.#owed.add(service)
-    else this.#send(this.#source.endpointsText(service))
+    else this.#send(this.#source.endpointsFrame(service))
   }
 
   #sendIndexChange(): void {
@@ -89,9 +93,9 @@ export class Feed {
     if (known !== undefined && known !== this.#source.indexVersion && this.#takesMore) this.sendIndex(known)
   }
 
-  #send(text: string): void {
+  #send(frame: Buffer): void {
     if (this.#socket.readyState !== this.#socket.OPEN) return
-    this.#largest = Math.max(this.#largest, text.length)
-    this.#socket.send(text, this.onRead)
+    this.#largest = Math.max(this.#largest, frame.length)
+    this.#stream.write(frame, this.onRead)
   }
 }

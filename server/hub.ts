@@ -16,6 +16,7 @@ import { IndexTexts } from './catalogue/index-texts.ts'
 import { type CatalogueSource, type CatalogueState, declaredPorts } from './catalogue/source.ts'
 import { Channel, type ChannelOwner } from './control-channel.ts'
 import { FanOut } from './fan-out.ts'
+import { frameOf } from './frame.ts'
 import { Gate } from './gate.ts'
 import { Heartbeat } from './heartbeat.ts'
 import { type Guest, Meetings, type Participant } from './meetings.ts'
@@ -85,7 +86,8 @@ export class Hub implements ChannelOwner {
   readonly #timer: NodeJS.Timeout
   readonly #stopListening: () => void
   /** Messages are encoded once for all that get them. */
-  readonly #encoded = new WeakMap<readonly Endpoint[], string>()
+  readonly #encoded = new WeakMap<readonly Endpoint[], Buffer>()
+  #encodedIndex: { text: string; frame: Buffer } = { text: '', frame: Buffer.alloc(0) }
   /** When thousands come at once, after a restart say. */
   readonly #verifying = new Gate(maxVerifying)
   readonly #verified = new Turnstile(verifiedPerTurn)
@@ -397,18 +399,21 @@ export class Hub implements ChannelOwner {
     return this.#index.version
   }
 
-  indexText(known: number): string {
-    return this.#index.since(known)
+  indexFrame(known: number): Buffer {
+    const text = this.#index.since(known)
+    if (text !== this.#encodedIndex.text) this.#encodedIndex = { text, frame: frameOf(text) }
+    return this.#encodedIndex.frame
   }
 
-  readonly endpointsText = (service: string): string => {
+  readonly endpointsFrame = (service: string): Buffer => {
     const endpoints = this.#options.source.state.endpoints.get(service) ?? noEndpoints
     const known = this.#encoded.get(endpoints)
     // Shared by identity of the list: lists of services without endpoints are one and the same, so not these.
     if (known !== undefined) return known
     const text = JSON.stringify({ type: 'endpoints', service, endpoints } satisfies ServerMessage | object)
-    if (endpoints !== noEndpoints) this.#encoded.set(endpoints, text)
-    return text
+    const frame = frameOf(text)
+    if (endpoints !== noEndpoints) this.#encoded.set(endpoints, frame)
+    return frame
   }
 }
 

@@ -78,8 +78,7 @@ export class RecordSealer {
   /** One record or more for bytes of one type. */
   seal(plain: Uint8Array, type: number): Buffer {
     const count = Math.max(1, Math.ceil(plain.length / maxPlain))
-    // Not of a pool: what slow clients leave unsent would keep all that was sealed beside it.
-    const records = Buffer.allocUnsafeSlow(plain.length + count * overhead)
+    const records = Buffer.allocUnsafe(plain.length + count * overhead)
     for (let at = 0, to = 0; to < records.length; at += maxPlain) {
       const part = plain.subarray(at, at + maxPlain)
       const record = records.subarray(to, to + part.length + overhead)
