@@ -160,10 +160,23 @@ function sealedBytes(length: number): number {
   return length + Math.ceil(length / recordBytes) * recordOverhead
 }
 
+/**
+ * Whether this thread's queue of errors may hold some: a stale one would be taken for one of the connection that is at it. What
+ * succeeds leaves none, and each look costs as much as a small read.
+ */
+let mayHoldErrors = true
+
+function forgetErrors(): void {
+  if (mayHoldErrors) ERR_clear_error()
+  mayHoldErrors = false
+}
+
 /** One TLS connection over a non-blocking socket, which stays the caller's. */
 export class TlsConnection {
   readonly #ssl: Pointer
   readonly #toSocket: Pointer
+  /** What it writes goes into `batch`, else to the socket. */
+  #isBatched = false
   #open = true
 
   /** As client the peer's certificate must carry `serverName`; as server (undefined) any of the mesh is taken. */
@@ -181,21 +194,23 @@ export class TlsConnection {
 
   /** 0 when it is done. */
   handshake(): number {
-    // A stale error in the queue of this thread would be taken for one of this connection.
     ERR_clear_error()
+    mayHoldErrors = true // of certificates that were looked at
     const result = SSL_do_handshake(this.#ssl) as number
     return result === 1 ? 0 : this.#outcome(result)
   }
 
   read(buffer: Buffer): number {
-    ERR_clear_error()
+    forgetErrors()
+    this.#writeTo(false) // answers that the peer wants, and alerts
     const count = SSL_read(this.#ssl, buffer, buffer.length) as number
     return count > 0 ? count : this.#outcome(count)
   }
 
   /** Takes all of it. After WANTS_* the same bytes must be offered again. */
   write(buffer: Buffer, length: number): number {
-    ERR_clear_error()
+    forgetErrors()
+    this.#writeTo(false)
     const count = SSL_write(this.#ssl, buffer, length) as number
     return count > 0 ? count : this.#outcome(count)
   }
@@ -206,13 +221,10 @@ export class TlsConnection {
    * `sealRoom`.
    */
   seal(plain: Buffer, into: Buffer): number {
-    ERR_clear_error()
-    BIO_up_ref(batch)
-    SSL_set0_wbio(this.#ssl, batch)
+    forgetErrors()
+    this.#writeTo(true)
     let count = SSL_write(this.#ssl, plain, plain.length) as number
     if (count <= 0) count = this.#outcome(count)
-    BIO_up_ref(this.#toSocket)
-    SSL_set0_wbio(this.#ssl, this.#toSocket)
     const length = BIO_read(batch, into, into.length) as number
     if (length < into.length) return count < 0 ? count : length
     // Whatever is left would go out with another connection's.
@@ -222,13 +234,15 @@ export class TlsConnection {
 
   /** Ends our direction with close_notify; 0 when it is sent. */
   end(): number {
-    ERR_clear_error()
+    forgetErrors()
+    this.#writeTo(false)
     const result = SSL_shutdown(this.#ssl) as number
     return result >= 0 ? 0 : this.#outcome(result)
   }
 
   /** The peer's certificate, DER. */
   peerCertificate(): Buffer {
+    mayHoldErrors = true
     const certificate = SSL_get1_peer_certificate(this.#ssl)
     if (certificate === null) return Buffer.alloc(0)
     const bio = BIO_new(BIO_s_mem())
@@ -251,6 +265,14 @@ export class TlsConnection {
     this.#open = false
   }
 
+  #writeTo(isBatched: boolean): void {
+    if (isBatched === this.#isBatched) return
+    const bio = isBatched ? batch : this.#toSocket
+    BIO_up_ref(bio)
+    SSL_set0_wbio(this.#ssl, bio)
+    this.#isBatched = isBatched
+  }
+
   #outcome(result: number): number {
     switch (SSL_get_error(this.#ssl, result)) {
       case errorWantRead:
@@ -260,12 +282,14 @@ export class TlsConnection {
       case errorZeroReturn:
         return ENDED
       default:
+        mayHoldErrors = true
         return BROKEN
     }
   }
 }
 
 function withBio<T>(pem: string, use: (bio: Pointer) => T): T {
+  mayHoldErrors = true
   const bytes = Buffer.from(pem)
   const bio = BIO_new_mem_buf(bytes, bytes.length) // reads where the bytes are, so they must outlive it
   try {
