@@ -170,6 +170,7 @@ export class Lane implements Task {
       return
     }
     this.#stage = 'open'
+    this.#ticked.ms = performance.now()
     this.peer = peer
     this.#port.readable = true // OpenSSL may hold some
     if (!this.isDialer) this.control(HELLO, 0, Buffer.from([version]))

@@ -181,6 +181,7 @@ export class TlsConnection {
 
   /** As client the peer's certificate must carry `serverName`; as server (undefined) any of the mesh is taken. */
   constructor(context: TlsContext, fd: number, serverName: string | undefined) {
+    mayHoldErrors = true
     this.#ssl = SSL_new(context.pointer)
     SSL_set_fd(this.#ssl, fd)
     this.#toSocket = SSL_get_wbio(this.#ssl)

@@ -8,7 +8,7 @@ import { headerBytes, writeHeader } from '../../../sidecar/express/frames.ts'
 import type { Lane } from '../../../sidecar/express/lane.ts'
 import { LaneHouse } from '../../../sidecar/express/lane-house.ts'
 import { Ledger } from '../../../sidecar/express/ledger.ts'
-import { type ExpressReport, endings } from '../../../sidecar/express/messages.ts'
+import { type ExpressReport, endings, type LaneRoute } from '../../../sidecar/express/messages.ts'
 import { Records } from '../../../sidecar/express/records.ts'
 import { Roster, type Surroundings } from '../../../sidecar/express/surroundings.ts'
 import { LaneTarget, TunnelledConnection } from '../../../sidecar/express/tunnelled.ts'
@@ -121,10 +121,10 @@ export class Pod {
   }
 
   /** Adds its end of a lane; as dialler where it is said whom it should meet. */
-  addLane(fd: number, podUid?: string): void {
+  addLane(fd: number, podUid?: string, route: LaneRoute = 'direct'): void {
     this.around.ledger.own(fd)
     const client = podUid && { podUid, serverName: podServerName(podUid, trustDomain) }
-    this.house.add({ id: ++this.#lastLane, fd, route: 'direct', ...(client && { client }) })
+    this.house.add({ id: ++this.#lastLane, fd, route, ...(client && { client }) })
   }
 
   /** A captured connection that goes by the lane. */

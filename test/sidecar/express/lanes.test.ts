@@ -11,7 +11,7 @@ import {
   PONG,
   RESET,
 } from '../../../sidecar/express/frames.ts'
-import { FORBIDDEN, REFUSED, STOPPING } from '../../../sidecar/express/messages.ts'
+import { FORBIDDEN, type LaneRoute, REFUSED, STOPPING } from '../../../sidecar/express/messages.ts'
 import {
   close,
   recv,
@@ -24,6 +24,7 @@ import {
   shutdown,
 } from '../../../sidecar/shared/pump/libc.ts'
 import type { TlsContext } from '../../../sidecar/shared/pump/openssl.ts'
+import { congestionControlOf, setCongestionControl } from '../../../sidecar/shared/pump/tcp.ts'
 import { SeededBytes } from '../../conformance/traffic.ts'
 import { Seeded } from '../../server/seeded.ts'
 import { App, Bench, contextsOf, descriptors, frame, Peer, Pod, u32 } from './bench.ts'
@@ -55,11 +56,14 @@ const served = () =>
 const open = (key = app.key, window = 1024 * 1024) => Buffer.concat([u32(window), Buffer.from(key, 'latin1')])
 
 /** A pod, and a peer that has dialled it. */
-async function dialled(): Promise<{ bench: Bench; pod: Pod; peer: Peer }> {
-  const [ours, theirs] = await descriptors()
+async function dialled(
+  ends?: [number, number],
+  route?: LaneRoute,
+): Promise<{ bench: Bench; pod: Pod; peer: Peer }> {
+  const [ours, theirs] = ends ?? (await descriptors())
   const bench = new Bench()
   const pod = new Pod(bench.loop, contexts.far, served())
-  pod.addLane(ours)
+  pod.addLane(ours, undefined, route)
   const peer = Peer.on(bench, theirs, contexts.near, 'far')
   bench.run(() => peer.hear().equals(frame(HELLO, 0, [1])))
   peer.heard = Buffer.alloc(0)
@@ -319,6 +323,28 @@ describe('a peer that dials', () => {
       return peer.heard.includes(said)
     })
     expect(peer.heard.indexOf(said)).toBeLessThan(350_000)
+    peer.close()
+  })
+
+  it.each<{ route: LaneRoute; unpaced: boolean }>([
+    { route: 'direct', unpaced: true },
+    { route: 'punched', unpaced: false },
+    { route: 'relayed', unpaced: false },
+  ])('has a full lane by a $route path unpaced: $unpaced', async ({ route, unpaced }) => {
+    const [ours, theirs] = await descriptors()
+    setCongestionControl(ours, 'bbr')
+    const before = congestionControlOf(ours) // a kernel without BBR keeps its own
+    const { bench, peer } = await dialled([ours, theirs], route)
+    peer.say(frame(OPEN, 1, open(app.key, 0x7fff_ffff)))
+    const block = Buffer.alloc(200_000)
+    let [far, idle] = [-1, 0]
+    bench.run(() => {
+      if (far < 0) far = app.accept()
+      idle = far < 0 || send(far, block, block.length, sendFlags) > 0 ? 0 : idle + 1
+      return idle > 20
+    })
+    fds.push(far)
+    expect(congestionControlOf(ours)).toBe(unpaced && before === 'bbr' ? 'reno' : before)
     peer.close()
   })
 

@@ -1,7 +1,13 @@
 import koffi from 'koffi'
 import { expect, it } from 'vitest'
 import { close, send, sendFlags } from '../../../../sidecar/shared/pump/libc.ts'
-import { sealRoom, TlsConnection, type TlsContext } from '../../../../sidecar/shared/pump/openssl.ts'
+import {
+  BROKEN,
+  sealRoom,
+  TlsConnection,
+  type TlsContext,
+  WANTS_READ,
+} from '../../../../sidecar/shared/pump/openssl.ts'
 import { contextsOf, descriptors } from '../../express/bench.ts'
 
 const openssl = koffi.load(null)
@@ -32,6 +38,7 @@ async function pair(ours: TlsContext, theirs: TlsContext) {
       const length = tls.seal(plain, room)
       expect(send(fd, room, length, sendFlags)).toBe(length)
     },
+    breakIt: () => send(peerFd, Buffer.alloc(1024, 'no record'), 1024, sendFlags),
     askForKeys: () => {
       expect([SSL_key_update(peer, updateRequested), SSL_do_handshake(peer)]).toEqual([1, 1])
     },
@@ -67,5 +74,24 @@ it('a peer that asks for new keys gets them, and no other connection any byte of
     expect(asking.hear(batch.length).equals(batch)).toBe(true)
   }
   asking.end()
+  other.end()
+})
+
+it('a connection that breaks, or is freed after it has sealed, is nothing to the others', async () => {
+  const { a, b } = await contextsOf('a', 'b')
+  const [broken, freed, other] = [await pair(a, b), await pair(a, b), await pair(a, b)]
+  const batch = Buffer.alloc(60 * 1024, 'x')
+  const room = sealRoom(batch.length)
+  const into = Buffer.alloc(1024)
+  for (const { say } of [broken, freed, other]) say(batch, room)
+  expect(other.tls.read(into)).toBe(WANTS_READ)
+  broken.breakIt()
+  expect(broken.tls.read(into)).toBe(BROKEN)
+  expect(other.tls.read(into), 'its error is no longer there').toBe(WANTS_READ)
+  freed.say(batch, room)
+  for (const { end } of [broken, freed]) end()
+  other.say(batch, room)
+  expect(other.hear(2 * batch.length).equals(Buffer.concat([batch, batch]))).toBe(true)
+  expect(other.tls.read(into)).toBe(WANTS_READ)
   other.end()
 })
