@@ -1,4 +1,6 @@
 import { connect, type Socket } from 'node:net'
+import { descriptorOf } from '#shared/descriptor.ts'
+import { tcpState } from '#shared/pump/tcp.ts'
 import { receiveAll, SeededBytes, SeededCheck, sendSeeded } from './traffic.ts'
 
 /** Where a traffic server of the suite (server.ts) is reached. */
@@ -58,7 +60,11 @@ export async function exchange(
     socket.resetAndDestroy()
     resolve('broken here')
   })
-  socket.once('end', () => resolve('ended'))
+  let state = 0
+  socket.once('end', () => {
+    state = tcpState(descriptorOf(socket) ?? -1)
+    resolve('ended')
+  })
   socket.once('close', () => resolve('reset'))
   socket.resume()
   const sending = sendSeeded(socket, up, seed + 1).catch(() => undefined)
@@ -67,7 +73,9 @@ export async function exchange(
     const outcome = await promise
     const sha256 = await sending
     if (outcome === 'ended' && (check.correct !== down || check.rest !== `${up} ${sha256}\n`))
-      throw new Error(`${check.correct} bytes came, and then ${JSON.stringify(check.rest)}`)
+      throw new Error(
+        `${check.correct} bytes came, and then ${JSON.stringify(check.rest)}; ${sha256 === undefined ? 'not all' : 'all'} was sent, TCP state ${state}`,
+      )
     const expected =
       kind === 'break-there' ? ['reset'] : kind === 'both' ? ['ended'] : ['broken here', 'ended']
     if (!expected.includes(outcome)) throw new Error(`it was ${outcome} after ${check.correct} bytes`)
