@@ -120,6 +120,18 @@ function receive(fd: number, into: Buffer[], most = scratch.length): boolean {
   return count === 0
 }
 
+/** The app at the far end of the only stream sends until nothing is taken any more. */
+function fillLane(bench: Bench): void {
+  const block = Buffer.alloc(200_000)
+  let [far, idle] = [-1, 0]
+  bench.run(() => {
+    if (far < 0) far = app.accept()
+    idle = far < 0 || send(far, block, block.length, sendFlags) > 0 ? 0 : idle + 1
+    return idle > 20
+  })
+  fds.push(far)
+}
+
 describe('a lane', () => {
   it('carries bytes exactly, each direction to its own end', async () => {
     const { bench, dialler, acceptor, near, far } = await joined()
@@ -336,14 +348,7 @@ describe('a peer that dials', () => {
     const before = congestionControlOf(ours) // a kernel without BBR keeps its own
     const { bench, peer } = await dialled([ours, theirs], route)
     peer.say(frame(OPEN, 1, open(app.key, 0x7fff_ffff)))
-    const block = Buffer.alloc(200_000)
-    let [far, idle] = [-1, 0]
-    bench.run(() => {
-      if (far < 0) far = app.accept()
-      idle = far < 0 || send(far, block, block.length, sendFlags) > 0 ? 0 : idle + 1
-      return idle > 20
-    })
-    fds.push(far)
+    fillLane(bench)
     expect(congestionControlOf(ours)).toBe(unpaced && before === 'bbr' ? 'reno' : before)
     peer.close()
   })
@@ -351,14 +356,7 @@ describe('a peer that dials', () => {
   it('and never reads holds up nobody, and is cut off when answers to it pile up', async () => {
     const { bench, pod, peer } = await dialled()
     peer.say(frame(OPEN, 1, open(app.key, 0x7fff_ffff)))
-    const block = Buffer.alloc(200_000)
-    let [far, idle] = [-1, 0]
-    bench.run(() => {
-      if (far < 0) far = app.accept()
-      idle = far < 0 || send(far, block, block.length, sendFlags) > 0 ? 0 : idle + 1
-      return idle > 20
-    })
-    fds.push(far)
+    fillLane(bench)
     peer.say(frame(PING, 0))
     bench.turn(10)
     expect(pod.overs).toEqual([])
