@@ -4,20 +4,25 @@ import koffi from 'koffi'
  * AES-128-GCM by Node's own OpenSSL (see #shared/pump/openssl.ts), with one context for all keys. Node's Cipheriv is a new one for
  * each record, for which OpenSSL looks the cipher up: that costs ten times what the sealing does.
  */
-const openssl = koffi.load(null)
+function load() {
+  const openssl = koffi.load(null)
+  const EVP_CIPHER_CTX_new = openssl.func('void *EVP_CIPHER_CTX_new()')
+  const EVP_aes_128_gcm = openssl.func('void *EVP_aes_128_gcm()')
+  const init = openssl.func(
+    'int EVP_CipherInit_ex(void *ctx, void *cipher, void *engine, const uint8_t *key, const uint8_t *iv, int encrypt)',
+  )
+  const update = openssl.func(
+    'int EVP_CipherUpdate(void *ctx, uint8_t *out, _Out_ int *written, const uint8_t *bytes, int length)',
+  )
+  const final = openssl.func('int EVP_CipherFinal_ex(void *ctx, uint8_t *out, _Out_ int *written)')
+  const ctrl = openssl.func('int EVP_CIPHER_CTX_ctrl(void *ctx, int command, int number, uint8_t *bytes)')
+  const context: unknown = EVP_CIPHER_CTX_new()
+  must(init(context, EVP_aes_128_gcm(), null, null, null, 1))
+  return { context, init, update, final, ctrl }
+}
 
-const EVP_CIPHER_CTX_new = openssl.func('void *EVP_CIPHER_CTX_new()')
-const EVP_aes_128_gcm = openssl.func('void *EVP_aes_128_gcm()')
-const EVP_CipherInit_ex = openssl.func(
-  'int EVP_CipherInit_ex(void *ctx, void *cipher, void *engine, const uint8_t *key, const uint8_t *iv, int encrypt)',
-)
-const EVP_CipherUpdate = openssl.func(
-  'int EVP_CipherUpdate(void *ctx, uint8_t *out, _Out_ int *written, const uint8_t *bytes, int length)',
-)
-const EVP_CipherFinal_ex = openssl.func('int EVP_CipherFinal_ex(void *ctx, uint8_t *out, _Out_ int *written)')
-const EVP_CIPHER_CTX_ctrl = openssl.func(
-  'int EVP_CIPHER_CTX_ctrl(void *ctx, int command, int number, uint8_t *bytes)',
-)
+/** With the first record: where a Node does not export its OpenSSL there is none, as no handshake succeeds without it. */
+let loaded: ReturnType<typeof load> | undefined
 
 // openssl/evp.h
 const getTag = 0x10
@@ -25,9 +30,6 @@ const setTag = 0x11
 export const tagBytes = 16
 const written = new Int32Array(1)
 const rest = Buffer.alloc(16)
-
-const context = EVP_CIPHER_CTX_new()
-EVP_CipherInit_ex(context, EVP_aes_128_gcm(), null, null, null, 1)
 
 function must(result: number): void {
   if (result !== 1) throw new Error('OpenSSL refuses AES-128-GCM')
@@ -38,12 +40,14 @@ function must(result: number): void {
  * bytes) may be used once only.
  */
 export function seal(key: Uint8Array, nonce: Uint8Array, header: Uint8Array, bytesAndTag: Uint8Array): void {
+  loaded ??= load()
+  const { context, init, update, final, ctrl } = loaded
   const bytes = bytesAndTag.subarray(0, -tagBytes)
-  must(EVP_CipherInit_ex(context, null, null, key, nonce, 1))
-  must(EVP_CipherUpdate(context, null, written, header, header.length))
-  must(EVP_CipherUpdate(context, bytes, written, bytes, bytes.length))
-  must(EVP_CipherFinal_ex(context, rest, written)) // gives nothing more, but must come before the tag
-  must(EVP_CIPHER_CTX_ctrl(context, getTag, tagBytes, bytesAndTag.subarray(-tagBytes)))
+  must(init(context, null, null, key, nonce, 1))
+  must(update(context, null, written, header, header.length))
+  must(update(context, bytes, written, bytes, bytes.length))
+  must(final(context, rest, written)) // gives nothing more, but must come before the tag
+  must(ctrl(context, getTag, tagBytes, bytesAndTag.subarray(-tagBytes)))
 }
 
 /** The bytes that were sealed; undefined where they, their header, nonce or tag are not those of whoever has the key. */
@@ -53,13 +57,15 @@ export function open(
   header: Uint8Array,
   bytesAndTag: Uint8Array,
 ): Buffer | undefined {
+  loaded ??= load()
+  const { context, init, update, final, ctrl } = loaded
   const bytes = bytesAndTag.subarray(0, -tagBytes)
   const plain = Buffer.allocUnsafeSlow(bytes.length) // who keeps a few of them keeps no pool
-  must(EVP_CipherInit_ex(context, null, null, key, nonce, 0))
-  must(EVP_CIPHER_CTX_ctrl(context, setTag, tagBytes, bytesAndTag.subarray(-tagBytes)))
-  must(EVP_CipherUpdate(context, null, written, header, header.length))
-  must(EVP_CipherUpdate(context, plain, written, bytes, bytes.length))
-  if (EVP_CipherFinal_ex(context, rest, written) === 1) return plain
+  must(init(context, null, null, key, nonce, 0))
+  must(ctrl(context, setTag, tagBytes, bytesAndTag.subarray(-tagBytes)))
+  must(update(context, null, written, header, header.length))
+  must(update(context, plain, written, bytes, bytes.length))
+  if (final(context, rest, written) === 1) return plain
   plain.fill(0)
   return undefined
 }
