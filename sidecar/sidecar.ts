@@ -245,7 +245,7 @@ async function startInterception(
   const interceptor = new Interceptor({
     addresses: loopbacks,
     port: ports.interceptor,
-    onConnection: (socket, destination, waitedMs) => void outbound.carry(socket, destination, waitedMs),
+    onConnection: (socket, destination, detour) => void outbound.carry(socket, destination, detour),
     log,
   })
   await interceptor.listen()

@@ -277,7 +277,7 @@ export class Express implements Guest {
       this.#tell({ type: 'flow', key: known.key, flow: undefined })
   }
 
-  #onPunt({ fd, failedFlow, waitedMs }: Punt): void {
+  #onPunt({ fd, failedFlow, ...detour }: Punt): void {
     const ledger = this.#ledger
     ledger.disown(fd)
     this.#options.metrics.express.inc({ outcome: 'given' })
@@ -287,7 +287,7 @@ export class Express implements Guest {
     ledger.countElsewhere(1)
     socket.once('close', () => ledger.countElsewhere(-1))
     if (this.#closed) resetStream(socket)
-    else this.#interceptor?.accept(socket, waitedMs)
+    else this.#interceptor?.accept(socket, detour)
   }
 
   #wrap(fd: number): Socket | undefined {

@@ -1,4 +1,5 @@
 import type { FastPathMode } from '#shared/pump/mode.ts'
+import type { Detour } from '../services/destination.ts'
 
 /** The routes that a lane to a peer may take, best first. */
 export type LaneRoute = 'direct' | 'punched' | 'relayed'
@@ -75,12 +76,10 @@ export type ExpressOrder =
   | { type: 'abort' }
 
 /** A connection that is the main thread's from now on; nothing of it has been read. */
-export interface Punt {
+export interface Punt extends Detour {
   fd: number
   /** The flow that could not carry it. */
   failedFlow?: string
-  /** How long it has waited here, in ms. */
-  waitedMs?: number
 }
 
 export type ExpressReport =

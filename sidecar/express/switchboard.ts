@@ -182,11 +182,11 @@ export class Switchboard {
     }
     const { target, lanes } = way
     const lane = lanes === undefined ? undefined : this.#house.groups.pick(lanes.peer)
+    flow.next = (flow.next + 1) % flow.ways.length
     if (lanes !== undefined && lane === undefined) {
-      this.#punts.push({ fd })
+      this.#punts.push({ fd, turn: target.key })
       return
     }
-    flow.next = (flow.next + 1) % flow.ways.length
     const connection =
       lanes === undefined || lane === undefined
         ? new PlainConnection(this.#around, { fd, flowKey, target }, this.#on)

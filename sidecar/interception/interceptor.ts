@@ -5,7 +5,7 @@ import type { Logger } from '#shared/log.ts'
 import { close, dup, setListening } from '#shared/pump/libc.ts'
 import { unpaceAccepted } from '#shared/pump/pacing.ts'
 import { resetStream } from '#shared/reset.ts'
-import type { Destination } from '../services/destination.ts'
+import type { Destination, Detour } from '../services/destination.ts'
 import { interceptorSocket } from './loopback.ts'
 import { originalDestination } from './original-destination.ts'
 
@@ -18,8 +18,7 @@ export interface InterceptorOptions {
   addresses: readonly ('127.0.0.1' | '::1')[]
   port: number
   /** Takes the socket over, paused: nothing of the app's bytes has been read. */
-  /** `waitedMs`: how long it has waited elsewhere. */
-  onConnection: (socket: Socket, destination: Destination, waitedMs: number) => void
+  onConnection: (socket: Socket, destination: Destination, detour: Detour) => void
   log: Logger
 }
 
@@ -64,12 +63,12 @@ export class Interceptor {
   }
 
   /** A connection that was accepted; its socket is paused and nothing has been read. */
-  accept(socket: Socket, waitedMs = 0): void {
+  accept(socket: Socket, detour: Detour = {}): void {
     const { onConnection, log } = this.#options
     socket.on('error', () => undefined) // seen by whoever splices it; before that, its close is enough
     try {
       const destination = originalDestination(descriptorOf(socket), socket.remoteFamily === 'IPv6' ? 6 : 4)
-      onConnection(socket, destination, waitedMs)
+      onConnection(socket, destination, detour)
     } catch (error) {
       log.warn({ error: sentenceOf(error) }, 'refused a connection whose destination is not known')
       resetStream(socket)

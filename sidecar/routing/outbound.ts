@@ -9,7 +9,7 @@ import type { AccessLog, Entry } from '../access-log.ts'
 import type { Balancer, Choice } from '../services/balancer.ts'
 import type { Catalogue } from '../services/catalogue.ts'
 import type { CatalogueWatch } from '../services/catalogue-watch.ts'
-import { type Destination, decideDestination } from '../services/destination.ts'
+import { type Destination, type Detour, decideDestination } from '../services/destination.ts'
 import { RetryBudget } from '../services/retry-budget.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
 import { authorityOf } from '../tunnel/connect.ts'
@@ -48,6 +48,12 @@ export interface Routed {
   bulk?: BulkStream
 }
 
+interface Asked {
+  destination: Destination
+  client: string
+  turn: Detour['turn'] | undefined
+}
+
 interface Carried extends Routed {
   stream: Duplex
   release: () => void
@@ -62,10 +68,10 @@ export class Outbound {
     this.#options = options
   }
 
-  /** Never rejects; the outcome is the app's bytes, or a reset, and one access line. `waitedMs`: it has waited so long. */
-  async carry(socket: Socket, destination: Destination, waitedMs: number): Promise<void> {
+  /** Never rejects; the outcome is the app's bytes, or a reset, and one access line. */
+  async carry(socket: Socket, destination: Destination, detour: Detour): Promise<void> {
     const { accessLog, signal } = this.#options
-    const dueMs = performance.now() + connectDeadlineMs - waitedMs
+    const dueMs = performance.now() + connectDeadlineMs - (detour.waitedMs ?? 0)
     if (await this.#options.follow(socket, destination)) return
     const entry = accessLog.open({
       direction: 'outbound',
@@ -85,8 +91,8 @@ export class Outbound {
     }
     try {
       if (signal.aborted) onStop()
-      const dialled = this.#connect(socket, destination, entry, gone.signal).finally(settle)
-      const carried = await dialled
+      const asked = { destination, client: socket.remoteAddress ?? '', turn: detour.turn }
+      const carried = await this.#connect(asked, entry, gone.signal).finally(settle)
       const { stream, bulk, release } = carried
       entry.connected()
       this.#options.onRouted(destination, carried)
@@ -100,19 +106,15 @@ export class Outbound {
     }
   }
 
-  async #connect(
-    socket: Socket,
-    destination: Destination,
-    entry: Entry,
-    signal: AbortSignal,
-  ): Promise<Carried> {
+  async #connect(asked: Asked, entry: Entry, signal: AbortSignal): Promise<Carried> {
     const { catalogue, self, router } = this.#options
+    const { destination } = asked
     const decision = decideDestination(destination, (address) => catalogue.byAddress(address), {
       podIPs: self.podIPs,
       ownPorts: sidecarPorts,
     })
     if (decision.kind === 'service') {
-      return this.#connectService(decision.service, decision.portName, socket, destination, entry, signal)
+      return this.#connectService(decision.service, decision.portName, asked, entry, signal)
     }
     if (decision.kind === 'reset') {
       throw new EdgeMeshError('refused', `Cannot connect to ${destination.address}: ${decision.why}.`)
@@ -127,16 +129,14 @@ export class Outbound {
   async #connectService(
     service: ServiceEntry,
     portName: string,
-    socket: Socket,
-    destination: Destination,
+    { destination, client, turn }: Asked,
     entry: Entry,
     signal: AbortSignal,
   ): Promise<Carried> {
     const { watch, balancer, self, router, metrics } = this.#options
     const id = idOf(service)
     entry.chose({ service: `${id}:${destination.port}` })
-    const client = socket.remoteAddress ?? ''
-    const wanted = { service, portName, client, self, address: destination.address }
+    const wanted = { service, portName, client, self, turn, address: destination.address }
     const attempts = new Attempts<Connected>(
       {
         service: id,

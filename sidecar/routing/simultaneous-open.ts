@@ -5,11 +5,12 @@ import type { Address, Opening } from '#shared/wire.ts'
 
 /**
  * A node without firewall answers a SYN that comes before our own with a reset, and forgets its mapping then. Only two
- * SYNs that cross on the wire help, so refused dials are repeated without pause for so long, in ms; and again at each
- * mark, which both sides have at about the same time.
+ * SYNs that cross on the wire help, so refused dials are repeated without pause for so long, in ms: at first, as both sides
+ * begin at about the same time, and again at each mark. Where they began further apart, their marks come 9 ms closer each
+ * time, so that within some 1.1 s two bursts meet.
  */
-const burstMs = 6
-const markMs = 100
+const burstMs = { first: 40, later: 10 }
+const markMs = { dialer: 100, acceptor: 91 }
 const maxAccepted = 16
 
 /**
@@ -94,9 +95,12 @@ class SimultaneousOpen {
       if (connected) return
       this.#clear(unanswered)
       const refused = ['ECONNREFUSED', 'ECONNRESET'].includes(codeOf(error))
-      const sinceMark = (performance.now() - this.#startedAt) % markMs
-      if (refused && sinceMark < burstMs) setImmediate(() => this.#dial(candidate))
-      else this.#after(markMs - sinceMark, () => this.#dial(candidate))
+      const periodMs = markMs[this.#opening.role]
+      const elapsedMs = performance.now() - this.#startedAt
+      const sinceMark = elapsedMs % periodMs
+      if (refused && (elapsedMs < burstMs.first || sinceMark < burstMs.later))
+        setImmediate(() => this.#dial(candidate))
+      else this.#after(periodMs - sinceMark, () => this.#dial(candidate))
     })
     socket.once('close', () => this.#sockets.delete(socket))
   }

@@ -16,6 +16,8 @@ export interface Wanted {
   /** The address that the client dialled: its family is preferred. */
   address: string
   self: { node: string | undefined; zone: string | undefined }
+  /** Key of the endpoint whose turn it is, where turns were taken elsewhere. */
+  turn?: string | undefined
   /** Keys that have failed for this connection. */
   exclude: ReadonlySet<string>
 }
@@ -86,7 +88,7 @@ export class Balancer {
 
   /** Undefined when no endpoint may serve. */
   pick(wanted: Wanted): Choice | undefined {
-    const { service, portName } = wanted
+    const { portName } = wanted
     const now = this.#now()
     const healthKeyOf = (e: Endpoint) => healthKey(keyOf(e), e.ports[portName] ?? 0)
     const restsUntil = (e: Endpoint) => this.health.restsUntil(healthKeyOf(e))
@@ -97,7 +99,7 @@ export class Balancer {
     ).sort((a, b) => (keyOf(a) < keyOf(b) ? -1 : 1))
     if (candidates.length === 0) return undefined
     const sticky = this.#sticky(wanted, candidates)
-    const endpoint = sticky ?? this.#next(service, candidates)
+    const endpoint = sticky ?? this.#next(wanted, candidates)
     if (endpoint === undefined) return undefined
     this.stick(wanted, keyOf(endpoint))
     const family = isIP(wanted.address)
@@ -145,14 +147,15 @@ export class Balancer {
    * Round robin goes by key, not by position: endpoints that come and go do not make it skip or repeat others.
    * Least request takes the fewest open connections; equals take turns.
    */
-  #next(service: ServiceEntry, candidates: Endpoint[]): Endpoint | undefined {
+  #next({ service, turn }: Wanted, candidates: Endpoint[]): Endpoint | undefined {
     const state = this.#stateOf(idOf(service))
     const openOf = (e: Endpoint) => state.open.get(keyOf(e)) ?? 0
     const fewest = Math.min(...candidates.map(openOf))
     const inTurn =
       service.balancer === 'least-request' ? candidates.filter((e) => openOf(e) === fewest) : candidates
-    const { last } = state
-    const next = (last === undefined ? undefined : inTurn.find((e) => keyOf(e) > last)) ?? inTurn[0]
+    const { last = '' } = state
+    const isDue = (key: string) => (turn === undefined ? key > last : key >= turn)
+    const next = inTurn.find((e) => isDue(keyOf(e))) ?? inTurn[0]
     if (next !== undefined) state.last = keyOf(next)
     return next
   }

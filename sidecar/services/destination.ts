@@ -5,6 +5,14 @@ export interface Destination {
   port: number
 }
 
+/** What has happened to a connection before it came here, with nothing read of it. */
+export interface Detour {
+  /** How long it has waited, in ms. */
+  waitedMs?: number
+  /** Key of the endpoint whose turn it was. */
+  turn?: string
+}
+
 export type DestinationDecision =
   /** A service of the mesh; `portName` is the service port's name. */
   | { kind: 'service'; service: ServiceEntry; portName: string }

@@ -69,6 +69,11 @@ export interface UpOptions {
   natSites?: readonly NatSite[]
   /** Nodes of a site have no routes to each other's pods; everything that leaves a node is masqueraded. */
   noCni?: boolean
+  /**
+   * What the cables to a site's nodes carry, in kbit/s. Where packets take no time, two SYNs never cross unless both ends
+   * run at once, which a machine with one core to spare does not do.
+   */
+  lanKbit?: number
   /** More ports of the services `edge` and `cloud`. */
   ports?: readonly number[]
   /** A folder of more manifests for the server. */
@@ -112,6 +117,7 @@ interface State {
   internet: Internet
   layout: Layout
   cni: boolean
+  lanKbit: number | undefined
   replicas: 1 | 2
   serverOptions: readonly string[]
   environment: Readonly<Record<string, string>>
@@ -149,7 +155,7 @@ export class Lab {
     if (existsSync(folder))
       throw labError(`Cannot make lab ${name}: it is there. Take it down first, or choose another name.`)
     const { rttMs = 0, loss = 0, seed = 1, serverOptions = [], environment = {} } = options
-    const { bundled = false, nodeFlags = [], noCni = false, replicas = 1, stateKiB } = options
+    const { bundled = false, nodeFlags = [], noCni = false, lanKbit, replicas = 1, stateKiB } = options
     const { onProgress = () => undefined } = options
     const layout = layoutFor(options)
     const lab = new Lab({
@@ -157,6 +163,7 @@ export class Lab {
       internet: { rttMs, loss, seed },
       layout,
       cni: !noCni,
+      lanKbit,
       replicas,
       serverOptions,
       environment,
@@ -450,10 +457,10 @@ export class Lab {
 
   async #build(options: UpOptions, onProgress: (step: string) => void): Promise<void> {
     this.#makeFolders()
-    const { layout, cni } = this.#state
+    const { layout, cni, lanKbit } = this.#state
     onProgress(`${layout.sites.length + 1} sites, ${layout.nodes.length} nodes and an internet`)
     await Promise.all([
-      makeNetwork(this.name, layout, { cni }),
+      makeNetwork(this.name, layout, { cni, lanKbit }),
       makeKeys(this.folder),
       this.#state.bundled ? makeBundle() : warmCompileCache(),
     ])

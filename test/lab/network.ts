@@ -21,8 +21,18 @@ export function inNamespace(namespace: string, argv: readonly string[]): string[
   return ['nsenter', `--net=/run/netns/${namespace}`, '--', ...argv]
 }
 
+export interface NetworkOptions {
+  cni: boolean
+  /** What the cables to a site's nodes carry, in kbit/s; as much as the machine can when undefined. */
+  lanKbit?: number | undefined
+}
+
 /** Makes the internet, the sites and their nodes. Nothing of it is in the host's own namespace. */
-export async function makeNetwork(lab: string, layout: Layout, { cni }: { cni: boolean }): Promise<void> {
+export async function makeNetwork(
+  lab: string,
+  layout: Layout,
+  { cni, lanKbit }: NetworkOptions,
+): Promise<void> {
   const { machines, nodes, sites } = layout
   const ns = (machine: string) => namespaceOf(lab, machine)
   await mustRun(['ip', '-batch', '-'], { input: machines.map((m) => `netns add ${ns(m)}`).join('\n') })
@@ -43,7 +53,7 @@ export async function makeNetwork(lab: string, layout: Layout, { cni }: { cni: b
       'addr add 172.20.0.1/24 dev lan0',
       ...up('lan0'),
     ]),
-    ...sites.map((site) => makeRouter(lab, layout, site)),
+    ...sites.map((site) => makeRouter(lab, layout, site, lanKbit)),
   ])
   await Promise.all([
     restore(ns('mkmaster1'), gatewayRules),
@@ -53,7 +63,12 @@ export async function makeNetwork(lab: string, layout: Layout, { cni }: { cni: b
 }
 
 /** A site's router with a bridge for its LAN, and a cable to each node. */
-async function makeRouter(lab: string, { nodes }: Layout, site: EdgeSite): Promise<void> {
+async function makeRouter(
+  lab: string,
+  { nodes }: Layout,
+  site: EdgeSite,
+  lanKbit: number | undefined,
+): Promise<void> {
   const own = nodes.filter((n) => n.site === site.name)
   await ip(namespaceOf(lab, site.router), [
     ...gatewayToInternet(site.wan),
@@ -66,6 +81,20 @@ async function makeRouter(lab: string, { nodes }: Layout, site: EdgeSite): Promi
       ...up(`to-node${pods}`),
     ]),
   ])
+  if (lanKbit === undefined) return
+  const bucket = ['tbf', 'rate', `${lanKbit}kbit`, 'burst', '1600', 'mpu', '1500', 'latency', '500ms']
+  for (const { pods } of own)
+    await mustRun([
+      'tc',
+      '-n',
+      namespaceOf(lab, site.router),
+      'qdisc',
+      'add',
+      'dev',
+      `to-node${pods}`,
+      'root',
+      ...bucket,
+    ])
 }
 
 function rulesOf(layout: Layout, site: EdgeSite, kind: NatKind): string {

@@ -140,7 +140,7 @@ describe.each([1, 2] as const)(
       metric(lab, 'client', `edgemesh_relay_joins_total{side="dialer",outcome="${outcome}"}`)
 
     beforeAll(async () => {
-      lab = await Lab.up({ noCni: true, replicas })
+      lab = await Lab.up({ noCni: true, lanKbit: 6_000, replicas })
       await startServer(lab, 'tcp-echo-edge')
       if (replicas === 2) await place(lab, 'tcp-echo-edge', 'server-2')
       await startOver()
