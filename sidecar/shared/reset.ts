@@ -1,7 +1,10 @@
+import type { Http2Session } from 'node:http2'
 import type { Duplex } from 'node:stream'
+import { EdgeMeshError } from './errors.ts'
 
 /** RST_STREAM code for a broken CONNECT (RFC 9113, 8.5: "treat as CONNECT_ERROR"). */
 const h2ConnectError = 0x0a
+const h2Cancel = 0x08
 
 /** Whether an HTTP/2 stream was reset, by either side. */
 export function isReset(stream: Duplex): boolean {
@@ -14,13 +17,22 @@ export function resetStream(stream: Duplex): void {
   stream.on('error', () => undefined)
   if (stream.destroyed) return
   if ('rstCode' in stream && 'close' in stream && typeof stream.close === 'function') {
-    // Node ends the writable side first, which would send END_STREAM: the far app would see a FIN before the reset.
-    stream._final = (done) => done()
+    // Node ends the writable side first, and with the last bytes that wait in it sends END_STREAM; a reset that waits for
+    // the session's socket goes out after those, to nobody: the far app would take a part for the whole.
+    stream.end = () => stream
     stream.close(h2ConnectError)
     // It closes only once it is read to its end, and nobody reads it any more.
     stream.removeAllListeners('data').resume()
   } else if (isTcp(stream)) resetTcp(stream)
   else stream.destroy()
+}
+
+/**
+ * Ends a session, and what is open in it by a reset. Without a code the end of a stream looks like one that was sent, and
+ * Node takes the code only with an error.
+ */
+export function resetSession(session: Http2Session, code = h2Cancel): void {
+  session.destroy(new EdgeMeshError('reset', 'Cannot go on: the session was ended.'), code)
 }
 
 export type Tcp = Duplex & { resetAndDestroy(): void }

@@ -16,6 +16,7 @@ import type { Logger } from '#shared/log.ts'
 import { networkOf } from '#shared/networks.ts'
 import { sidecarPorts } from '#shared/ports.ts'
 import type { Pump } from '#shared/pump/pump.ts'
+import { resetSession, resetStream } from '#shared/reset.ts'
 import { type Side, Splice } from '#shared/splice.ts'
 import { handshakeDeadlineMs, handshakeFailureOf } from '#shared/tls.ts'
 import type { AccessLog } from '../access-log.ts'
@@ -160,7 +161,7 @@ export class Inbound {
   close(): void {
     this.drain()
     this.#aborter.abort(new EdgeMeshError('stopping', 'Cannot go on: the sidecar is stopping.'))
-    for (const session of this.#sessions.keys()) session.destroy()
+    for (const session of this.#sessions.keys()) resetSession(session)
   }
 
   #onSession(session: ServerHttp2Session): void {
@@ -173,14 +174,14 @@ export class Inbound {
       const over = this.#limits.sessions.take(peer.podUid)
       if (over === undefined) {
         this.#onLimit(peer.podUid, 'too many sessions')
-        session.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM)
+        resetSession(session, constants.NGHTTP2_ENHANCE_YOUR_CALM)
         return
       }
       if (byGrace) grace.hold(session, Date.parse(certificate.validTo))
       this.#sessions.set(session, peer)
       this.#sides.register(session, peer)
       session.setLocalWindowSize(this.#limits.windowOf(peer.podUid))
-      session.setTimeout(silenceMs, () => session.destroy())
+      session.setTimeout(silenceMs, () => resetSession(session))
       session.once('close', () => {
         this.#sessions.delete(session)
         over()
@@ -188,7 +189,7 @@ export class Inbound {
       })
     } catch (error) {
       this.#onRefused(error)
-      session.destroy()
+      resetSession(session)
     }
   }
 
@@ -216,7 +217,7 @@ export class Inbound {
     const peer =
       stream.session === undefined ? undefined : this.#sessions.get(stream.session as ServerHttp2Session)
     if (peer === undefined) {
-      stream.destroy()
+      resetStream(stream)
       return
     }
     const entry = this.#options.accessLog.open({
@@ -262,7 +263,7 @@ export class Inbound {
   #onAbuse(podUid: string, session: Http2Session | undefined, why: string): void {
     if (session === undefined || session.destroyed) return
     this.#onLimit(podUid, why)
-    session.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM)
+    resetSession(session, constants.NGHTTP2_ENHANCE_YOUR_CALM)
   }
 
   /** `onGivenUp`: the peer has not waited for our answer. */
@@ -299,7 +300,7 @@ export class Inbound {
     } catch (error) {
       const code = codeOf(error)
       if (code === 'refused' || code === 'timeout' || code === 'unreachable') this.#refuse(stream, code)
-      else stream.destroy()
+      else resetStream(stream)
       if (gone.signal.aborted) onGivenUp()
       entry.close({ closeReason: code, error: sentenceOf(error) })
     }

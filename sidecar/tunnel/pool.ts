@@ -11,6 +11,7 @@ import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import { identityOf, podServerName } from '#shared/identity.ts'
 import { withDeadline } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
+import { resetSession } from '#shared/reset.ts'
 import { handshakeDeadlineMs, handshakeFailureOf } from '#shared/tls.ts'
 import type { Identity } from '../control/identity.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
@@ -138,7 +139,7 @@ export class SessionPool {
   close(): void {
     this.#closed = true
     clearInterval(this.#timer)
-    for (const session of this.#sessions.keys()) session.destroy()
+    for (const session of this.#sessions.keys()) resetSession(session)
   }
 
   /** A session that takes one more stream. The agent would find it too, and take longer than the rest of a stream. */
