@@ -34,6 +34,10 @@ export class PlainConnection implements Carried {
     this.#on = on
   }
 
+  get key(): string {
+    return this.#target.key
+  }
+
   get isConnecting(): boolean {
     return this.#joint === undefined
   }

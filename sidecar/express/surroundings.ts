@@ -32,7 +32,7 @@ export interface Carried extends Task {
 /** What becomes of a captured connection; `fd` is nobody's with `punt`. */
 export interface CapturedEvents {
   /** Nothing was read: the main thread tries again. `failed`: its flow is at fault. */
-  punt: (connection: Carried & { flowKey: string }, fd: number, failed: boolean) => void
+  punt: (connection: Carried & { flowKey: string; key: string }, fd: number, failed: boolean) => void
   end: (connection: Carried) => void
 }
 

@@ -60,7 +60,8 @@ export class Switchboard {
     punt: (connection, fd, failed) => {
       this.#connections.delete(connection)
       const waitedMs = performance.now() - connection.startedMs
-      this.#punts.push({ fd, waitedMs, ...(failed && { failedFlow: connection.flowKey }) })
+      const { flowKey, key } = connection
+      this.#punts.push({ fd, waitedMs, ...(failed ? { failedFlow: flowKey } : { turn: key }) })
     },
     end: (connection) => this.#connections.delete(connection),
   }

@@ -45,6 +45,10 @@ export class TunnelledConnection implements LaneUser, Carried {
     this.#on = on
   }
 
+  get key(): string {
+    return this.#target.key
+  }
+
   get isConnecting(): boolean {
     return this.#stream === undefined && !this.#over
   }
@@ -164,16 +168,18 @@ export class TunnelledConnection implements LaneUser, Carried {
 
 /** A target that is reached by lanes, with what each connection to it needs. */
 export class LaneTarget {
+  readonly key: string
   readonly peer: string
   readonly #open: Buffer
   readonly #about: About
   readonly #abouts = new Map<LaneRoute, About>()
 
-  /** `key`: the flow key of the endpoint's address and port. */
-  constructor({ about }: Target, peer: string, key: string) {
+  /** `flowKey`: that of the endpoint's address and port. */
+  constructor({ key, about }: Target, peer: string, flowKey: string) {
+    this.key = key
     this.peer = peer
     this.#about = about
-    this.#open = Buffer.concat([Buffer.alloc(4), Buffer.from(key, 'latin1')])
+    this.#open = Buffer.concat([Buffer.alloc(4), Buffer.from(flowKey, 'latin1')])
   }
 
   /** The payload of an OPEN; valid until the next. */

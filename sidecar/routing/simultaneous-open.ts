@@ -6,8 +6,8 @@ import type { Address, Opening } from '#shared/wire.ts'
 /**
  * A node without firewall answers a SYN that comes before our own with a reset, and forgets its mapping then. Only two
  * SYNs that cross on the wire help, so refused dials are repeated without pause for so long, in ms: at first, as both sides
- * begin at about the same time, and again at each mark. Where they began further apart, their marks come 9 ms closer each
- * time, so that within some 1.1 s two bursts meet.
+ * begin at about the same time, and again at each mark. Where they began further apart, their marks shift by 9 ms each time,
+ * so that within some 1.1 s two bursts meet.
  */
 const burstMs = { first: 40, later: 10 }
 const markMs = { dialer: 100, acceptor: 91 }

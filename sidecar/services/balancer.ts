@@ -154,8 +154,7 @@ export class Balancer {
     const inTurn =
       service.balancer === 'least-request' ? candidates.filter((e) => openOf(e) === fewest) : candidates
     const { last = '' } = state
-    const isDue = (key: string) => (turn === undefined ? key > last : key >= turn)
-    const next = inTurn.find((e) => isDue(keyOf(e))) ?? inTurn[0]
+    const next = inTurn.find((e) => keyOf(e) === turn) ?? inTurn.find((e) => keyOf(e) > last) ?? inTurn[0]
     if (next !== undefined) state.last = keyOf(next)
     return next
   }

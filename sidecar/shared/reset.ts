@@ -18,8 +18,9 @@ export function resetStream(stream: Duplex): void {
   if (stream.destroyed) return
   if ('rstCode' in stream && 'close' in stream && typeof stream.close === 'function') {
     // Node ends the writable side first, and with the last bytes that wait in it sends END_STREAM; a reset that waits for
-    // the session's socket goes out after those, to nobody: the far app would take a part for the whole.
-    stream.end = () => stream
+    // the session's socket goes out after those, to nobody: the far app would take a part for the whole. A stream that the
+    // peer has just closed is ended in vain, and not destroyed before that.
+    if (!stream.closed) stream.end = () => stream
     stream.close(h2ConnectError)
     // It closes only once it is read to its end, and nobody reads it any more.
     stream.removeAllListeners('data').resume()

@@ -239,6 +239,7 @@ export class Splice {
 
   #copy(way: Way, side: Side): void {
     const { from, to } = way
+    const session = sessionOf(from)
     const { onBulk, onTalk, onBlocked } = this.#options
     const opposed = side === 'a' ? 'b' : 'a'
     from.on('data', (chunk: Buffer) => {
@@ -259,9 +260,10 @@ export class Splice {
     })
     from.resume() // a socket that was paused on purpose does not start by a data listener alone
     from.once('end', () => {
-      // Node pushes an end after an RST_STREAM too; only a real END_STREAM may become a FIN.
+      // Node pushes an end after an RST_STREAM too, and when a session is destroyed, as it is without a word where it breaks
+      // after a GOAWAY; only a real END_STREAM may become a FIN.
       // Where the socket lives on elsewhere too, it may have ended there in full since this end came.
-      if (isReset(from) || (!way.halted && isResetSilently(from))) this.#broke(side)
+      if (isReset(from) || session?.destroyed || (!way.halted && isResetSilently(from))) this.#broke(side)
       else if (way.onEnd !== undefined) way.onEnd()
       else {
         way.ended = true

@@ -148,14 +148,15 @@ export class Inbound {
   /** The server that sessions were relayed by goes away: their peers open new streams elsewhere, open ones may finish. */
   retireRelayed(): void {
     for (const session of this.#sessions.keys())
-      if (this.#relayed.has(nameOf(session.socket))) session.close()
+      if (!session.destroyed && this.#relayed.has(nameOf(session.socket))) session.close()
   }
 
   /** Takes no more connections or streams; those that are open may finish. */
   drain(): void {
     this.#draining = true
     this.#listener.close()
-    for (const session of this.#sessions.keys()) session.goaway(constants.NGHTTP2_NO_ERROR)
+    for (const session of this.#sessions.keys())
+      if (!session.destroyed) session.goaway(constants.NGHTTP2_NO_ERROR)
   }
 
   close(): void {

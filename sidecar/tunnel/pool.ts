@@ -11,7 +11,7 @@ import { codeOf, EdgeMeshError, sentenceOf } from '#shared/errors.ts'
 import { identityOf, podServerName } from '#shared/identity.ts'
 import { withDeadline } from '#shared/lifecycle.ts'
 import type { Logger } from '#shared/log.ts'
-import { resetSession } from '#shared/reset.ts'
+import { resetSession, resetStream } from '#shared/reset.ts'
 import { handshakeDeadlineMs, handshakeFailureOf } from '#shared/tls.ts'
 import type { Identity } from '../control/identity.ts'
 import type { SidecarMetrics } from '../sidecar-metrics.ts'
@@ -347,7 +347,7 @@ async function awaitAnswer(stream: ClientHttp2Stream, signal: AbortSignal): Prom
     const failure = failureOf(status)
     throw new EdgeMeshError(failure, `Cannot reach the endpoint: its sidecar answers ${status} (${failure}).`)
   } catch (error) {
-    stream.close(constants.NGHTTP2_CANCEL)
+    resetStream(stream)
     throw error
   } finally {
     stream.off('close', onClose)
