@@ -5,7 +5,7 @@ import {
   BROKEN,
   ENDED,
   recordBytes,
-  sealRoom,
+  sealed,
   type TlsConnection,
   WANTS_READ,
   WANTS_WRITE,
@@ -42,7 +42,6 @@ const turnBytes = 256 * 1024
 const scratch = Buffer.allocUnsafeSlow(scratchBytes)
 /** Where each record of a batch is read to. */
 const places = Array.from({ length: scratchBytes / recordBytes }, (_, i) => scratch.subarray(i * recordBytes))
-const sealed = sealRoom(maxBatchBytes)
 /** Batches that no lane needs now. */
 const spare: Buffer[] = []
 const maxSpare = 4
@@ -393,7 +392,7 @@ export class Lane implements Task {
   #seal(): void {
     const batch = this.#batch
     if (this.#length === 0 || batch === undefined) return
-    const length = this.#options.tls.seal(batch.subarray(0, this.#length), sealed)
+    const length = this.#options.tls.seal(batch.subarray(0, this.#length))
     this.#sealedBytes += Math.max(0, length)
     this.#giveBatch()
     if (length < 0) {

@@ -20,15 +20,7 @@ import {
   shutdown,
   splice,
 } from './libc.ts'
-import {
-  BROKEN,
-  ENDED,
-  recordBytes,
-  sealRoom,
-  type TlsConnection,
-  WANTS_READ,
-  WANTS_WRITE,
-} from './openssl.ts'
+import { BROKEN, ENDED, recordBytes, sealed, type TlsConnection, WANTS_READ, WANTS_WRITE } from './openssl.ts'
 import { Unpaced } from './pacing.ts'
 import { widen } from './send-buffer.ts'
 import { TCP_CLOSE, tcpState } from './tcp.ts'
@@ -142,7 +134,6 @@ const slowBytes = 64 * 1024
 const scratchBytes = 64 * 1024
 /** Where bytes are between two calls; what cannot be passed on at once is copied out of it. */
 const scratch = Buffer.allocUnsafeSlow(scratchBytes)
-const sealed = sealRoom(scratchBytes)
 
 /** Empty pipes, kept: the kernel bounds how many bytes of pipes a user may have. They live as long as the process. */
 export class PipePool {
@@ -407,7 +398,7 @@ export class EncryptLane implements Lane {
   }
 
   #pass(plain: Buffer): Turn | undefined {
-    const length = this.#tls.seal(plain, sealed)
+    const length = this.#tls.seal(plain)
     if (length < 0) return 'target-broke'
     this.bytes += plain.length
     const count = send(this.#to.fd, sealed, length, sendFlags)

@@ -55,6 +55,11 @@ const BIO_up_ref = openssl.func('int BIO_up_ref(void *bio)')
 const SSL_get_wbio = openssl.func('void *SSL_get_wbio(void *ssl)')
 const SSL_set0_wbio = openssl.func('void SSL_set0_wbio(void *ssl, void *bio)')
 const BIO_read = openssl.func('int BIO_read(void *bio, _Out_ uint8_t *buffer, int length)')
+const BIO_write = openssl.func('int BIO_write(void *bio, const uint8_t *buffer, int length)')
+const BIO_new_bio_pair = openssl.func(
+  'int BIO_new_bio_pair(_Out_ void **one, size_t oneBytes, _Out_ void **other, size_t otherBytes)',
+)
+const BIO_nread = openssl.func('int BIO_nread(void *bio, _Out_ uint8_t *pointer, int length)')
 const ERR_clear_error = openssl.func('void ERR_clear_error()')
 const ERR_peek_last_error = openssl.func('uint64_t ERR_peek_last_error()')
 const ERR_reason_error_string = openssl.func('const char *ERR_reason_error_string(uint64_t code)')
@@ -145,14 +150,32 @@ export const WANTS_WRITE = -2
 export const ENDED = -3
 export const BROKEN = -4
 
-/** Where records of all connections are put together, each batch to be taken out at once. */
-const batch = BIO_new(BIO_s_mem())
 /** For what OpenSSL says of its own before what it is given: an answer to a peer that asks for new keys, say. */
 const ownWordsBytes = 512
+/** What is sealed at once at most. */
+export const maxSealed = 64 * 1024
 
-/** A buffer for `TlsConnection.seal`, of so many bytes at once. */
-export function sealRoom(length: number): Buffer {
-  return Buffer.allocUnsafeSlow(sealedBytes(length) + ownWordsBytes)
+/**
+ * Where records of all connections are put together: what is written to one BIO of a pair is read from the other, where it is
+ * (a memory BIO would clear the place before, and have it copied out). Empty it begins at its beginning, so a batch that is
+ * taken whole is always in one piece, and in the same place.
+ */
+const [batch, batchEnd] = bioPair(sealedBytes(maxSealed) + ownWordsBytes)
+const place = Buffer.alloc(8)
+/** What `TlsConnection.seal` has put together last, for all connections of this thread. */
+export const sealed = placeOf(batch, batchEnd, sealedBytes(maxSealed) + ownWordsBytes)
+
+function bioPair(bytes: number): [Pointer, Pointer] {
+  const [one, other] = [[null], [null]] as [Pointer[], Pointer[]]
+  if (BIO_new_bio_pair(one, bytes, other, 1) !== 1)
+    throw new EdgeMeshError('limit', 'Cannot encrypt: no memory.')
+  return [one[0], other[0]]
+}
+
+function placeOf(into: Pointer, outOf: Pointer, bytes: number): Buffer {
+  BIO_write(into, Buffer.alloc(1), 1)
+  BIO_nread(outOf, place, 1)
+  return Buffer.from(koffi.view(place.readBigUInt64LE(), bytes))
 }
 
 /** How long `length` bytes are once they are sealed. */
@@ -217,20 +240,17 @@ export class TlsConnection {
   }
 
   /**
-   * Encrypts all of it into `into` instead of onto the socket, and returns the length: OpenSSL writes each record of
-   * 16 KiB by itself, and a write of 128 KiB costs little more than one of 16. Negative when it cannot. `into` is a
-   * `sealRoom`.
+   * Encrypts all of it, `maxSealed` bytes at most, into `sealed` instead of onto the socket, and returns the length: OpenSSL
+   * writes each record of 16 KiB by itself, and a write of 128 KiB costs little more than one of 16. Negative when it cannot.
    */
-  seal(plain: Buffer, into: Buffer): number {
+  seal(plain: Buffer): number {
     forgetErrors()
     this.#writeTo(true)
     let count = SSL_write(this.#ssl, plain, plain.length) as number
     if (count <= 0) count = this.#outcome(count)
-    const length = BIO_read(batch, into, into.length) as number
-    if (length < into.length) return count < 0 ? count : length
-    // Whatever is left would go out with another connection's.
-    while ((BIO_read(batch, into, into.length) as number) > 0);
-    return BROKEN
+    const length = BIO_nread(batchEnd, place, sealed.length) as number
+    if (count < 0) return count
+    return length < sealed.length ? length : BROKEN // it may not have had room for all
   }
 
   /** Ends our direction with close_notify; 0 when it is sent. */

@@ -19,7 +19,7 @@ import { podServerName } from '../../../sidecar/shared/identity.ts'
 import { PipePool } from '../../../sidecar/shared/pump/lanes.ts'
 import { accept, close, dup, epoll, eventfd, send, sendFlags } from '../../../sidecar/shared/pump/libc.ts'
 import { Loop } from '../../../sidecar/shared/pump/loop.ts'
-import { sealRoom, TlsConnection, TlsContext } from '../../../sidecar/shared/pump/openssl.ts'
+import { sealed, TlsConnection, TlsContext } from '../../../sidecar/shared/pump/openssl.ts'
 import { createKeyPair } from '../../../sidecar/shared/tls.ts'
 import { tcpPair } from '../shared/tcp.ts'
 
@@ -210,9 +210,8 @@ export class Peer {
 
   say(...frames: Buffer[]): void {
     const plain = Buffer.concat(frames)
-    const into = sealRoom(plain.length)
-    const length = this.#tls.seal(plain, into)
-    if (send(this.fd, into, length, sendFlags) !== length) throw new Error('the socket is full')
+    const length = this.#tls.seal(plain)
+    if (send(this.fd, sealed, length, sendFlags) !== length) throw new Error('the socket is full')
   }
 
   /** Reads what there is; about so many bytes at most. */

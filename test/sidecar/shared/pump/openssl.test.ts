@@ -3,7 +3,7 @@ import { expect, it } from 'vitest'
 import { close, send, sendFlags } from '../../../../sidecar/shared/pump/libc.ts'
 import {
   BROKEN,
-  sealRoom,
+  sealed,
   TlsConnection,
   type TlsContext,
   WANTS_READ,
@@ -34,9 +34,9 @@ async function pair(ours: TlsContext, theirs: TlsContext) {
   const into = Buffer.alloc(64 * 1024)
   return {
     tls,
-    say: (plain: Buffer, room: Buffer) => {
-      const length = tls.seal(plain, room)
-      expect(send(fd, room, length, sendFlags)).toBe(length)
+    say: (plain: Buffer) => {
+      const length = tls.seal(plain)
+      expect(send(fd, sealed, length, sendFlags)).toBe(length)
     },
     breakIt: () => send(peerFd, Buffer.alloc(1024, 'no record'), 1024, sendFlags),
     askForKeys: () => {
@@ -64,12 +64,11 @@ it('a peer that asks for new keys gets them, and no other connection any byte of
   const asking = await pair(a, b)
   const other = await pair(a, b)
   const batch = Buffer.alloc(60 * 1024, 'x')
-  const room = sealRoom(batch.length)
   for (let i = 0; i < 3; i++) {
     asking.askForKeys()
     expect(asking.tls.read(Buffer.alloc(1024))).toBeLessThan(0)
-    asking.say(batch, room)
-    other.say(batch, room)
+    asking.say(batch)
+    other.say(batch)
     expect(other.hear(batch.length).equals(batch)).toBe(true)
     expect(asking.hear(batch.length).equals(batch)).toBe(true)
   }
@@ -81,16 +80,15 @@ it('a connection that breaks, or is freed after it has sealed, is nothing to the
   const { a, b } = await contextsOf('a', 'b')
   const [broken, freed, other] = [await pair(a, b), await pair(a, b), await pair(a, b)]
   const batch = Buffer.alloc(60 * 1024, 'x')
-  const room = sealRoom(batch.length)
   const into = Buffer.alloc(1024)
-  for (const { say } of [broken, freed, other]) say(batch, room)
+  for (const { say } of [broken, freed, other]) say(batch)
   expect(other.tls.read(into)).toBe(WANTS_READ)
   broken.breakIt()
   expect(broken.tls.read(into)).toBe(BROKEN)
   expect(other.tls.read(into), 'its error is no longer there').toBe(WANTS_READ)
-  freed.say(batch, room)
+  freed.say(batch)
   for (const { end } of [broken, freed]) end()
-  other.say(batch, room)
+  other.say(batch)
   expect(other.hear(2 * batch.length).equals(Buffer.concat([batch, batch]))).toBe(true)
   expect(other.tls.read(into)).toBe(WANTS_READ)
   other.end()
