@@ -117,7 +117,6 @@ interface State {
   internet: Internet
   layout: Layout
   cni: boolean
-  lanKbit: number | undefined
   replicas: 1 | 2
   serverOptions: readonly string[]
   environment: Readonly<Record<string, string>>
@@ -155,7 +154,7 @@ export class Lab {
     if (existsSync(folder))
       throw labError(`Cannot make lab ${name}: it is there. Take it down first, or choose another name.`)
     const { rttMs = 0, loss = 0, seed = 1, serverOptions = [], environment = {} } = options
-    const { bundled = false, nodeFlags = [], noCni = false, lanKbit, replicas = 1, stateKiB } = options
+    const { bundled = false, nodeFlags = [], noCni = false, replicas = 1, stateKiB } = options
     const { onProgress = () => undefined } = options
     const layout = layoutFor(options)
     const lab = new Lab({
@@ -163,7 +162,6 @@ export class Lab {
       internet: { rttMs, loss, seed },
       layout,
       cni: !noCni,
-      lanKbit,
       replicas,
       serverOptions,
       environment,
@@ -457,10 +455,10 @@ export class Lab {
 
   async #build(options: UpOptions, onProgress: (step: string) => void): Promise<void> {
     this.#makeFolders()
-    const { layout, cni, lanKbit } = this.#state
+    const { layout, cni } = this.#state
     onProgress(`${layout.sites.length + 1} sites, ${layout.nodes.length} nodes and an internet`)
     await Promise.all([
-      makeNetwork(this.name, layout, { cni, lanKbit }),
+      makeNetwork(this.name, layout, { cni, lanKbit: options.lanKbit }),
       makeKeys(this.folder),
       this.#state.bundled ? makeBundle() : warmCompileCache(),
     ])

@@ -152,18 +152,19 @@ export const BROKEN = -4
 
 /** For what OpenSSL says of its own before what it is given: an answer to a peer that asks for new keys, say. */
 const ownWordsBytes = 512
-/** What is sealed at once at most. */
-export const maxSealed = 64 * 1024
+/** What is sealed at once at most, in bytes. */
+const maxSealed = 64 * 1024
+const batchBytes = sealedBytes(maxSealed) + ownWordsBytes
 
 /**
  * Where records of all connections are put together: what is written to one BIO of a pair is read from the other, where it is
  * (a memory BIO would clear the place before, and have it copied out). Empty it begins at its beginning, so a batch that is
  * taken whole is always in one piece, and in the same place.
  */
-const [batch, batchEnd] = bioPair(sealedBytes(maxSealed) + ownWordsBytes)
+const [batch, batchEnd] = bioPair(batchBytes)
 const place = Buffer.alloc(8)
 /** What `TlsConnection.seal` has put together last, for all connections of this thread. */
-export const sealed = placeOf(batch, batchEnd, sealedBytes(maxSealed) + ownWordsBytes)
+export const sealed = placeOf(batch, batchEnd, batchBytes)
 
 function bioPair(bytes: number): [Pointer, Pointer] {
   const [one, other] = [[null], [null]] as [Pointer[], Pointer[]]
@@ -240,7 +241,7 @@ export class TlsConnection {
   }
 
   /**
-   * Encrypts all of it, `maxSealed` bytes at most, into `sealed` instead of onto the socket, and returns the length: OpenSSL
+   * Encrypts all of it, 64 KiB at most, into `sealed` instead of onto the socket, and returns the length: OpenSSL
    * writes each record of 16 KiB by itself, and a write of 128 KiB costs little more than one of 16. Negative when it cannot.
    */
   seal(plain: Buffer): number {
