@@ -1,7 +1,8 @@
 import koffi from 'koffi'
 import { EdgeMeshError } from '#shared/errors.ts'
+import { listen, type Secrets, tellSecrets } from '#shared/tls13/key-log.ts'
+import { cipherSuite } from '#shared/tls13/record.ts'
 import type { ServerIdentity } from './messages.ts'
-import { cipherSuite } from './records.ts'
 
 /** Node's own OpenSSL; see #shared/pump/openssl.ts. */
 const openssl = koffi.load(null)
@@ -20,11 +21,6 @@ const SSL_CTX_use_PrivateKey = openssl.func('int SSL_CTX_use_PrivateKey(void *ct
 const SSL_CTX_set_verify = openssl.func('void SSL_CTX_set_verify(void *ctx, int mode, void *callback)')
 const SSL_CTX_get_cert_store = openssl.func('void *SSL_CTX_get_cert_store(void *ctx)')
 const X509_STORE_add_cert = openssl.func('int X509_STORE_add_cert(void *store, void *certificate)')
-const KeylogCallback = koffi.proto('void EdgeMeshKeylog(void *ssl, const char *line)')
-const SSL_CTX_set_keylog_callback = openssl.func('SSL_CTX_set_keylog_callback', 'void', [
-  'void *',
-  koffi.pointer(KeylogCallback),
-])
 const BIO_new_mem_buf = openssl.func('void *BIO_new_mem_buf(const uint8_t *bytes, int length)')
 const BIO_new = openssl.func('void *BIO_new(void *method)')
 const BIO_s_mem = openssl.func('void *BIO_s_mem()')
@@ -80,7 +76,7 @@ export class ServerContext {
     SSL_CTX_ctrl(ctx, setSessionCacheMode, 0, null)
     SSL_CTX_set_num_tickets(ctx, 0) // and so the handshake is all that is ever sent without us
     SSL_CTX_ctrl(ctx, setMode, modeNoAutoChain, null) // the roots below are not for clients to see
-    SSL_CTX_set_keylog_callback(ctx, keylog)
+    tellSecrets(ctx)
     // Other replicas show a certificate, pods none. With one that our roots do not verify the handshake fails.
     SSL_CTX_set_verify(ctx, verifyPeer, null)
     const certificate = withBio(pem, (bio) => PEM_read_bio_X509(bio, null, null, null))
@@ -120,24 +116,12 @@ function trust(ctx: Pointer, roots: string): boolean {
   })
 }
 
-export interface Secrets {
-  client: Uint8Array
-  server: Uint8Array
-}
-
-/** Lines of the handshake that takes its turn now: OpenSSL tells its secrets in the form of a key log only. */
-let told: string[] = []
-const keylog = koffi.register((_ssl: Pointer, line: string) => {
-  told.push(line)
-}, koffi.pointer(KeylogCallback))
-
 /** The server's side of one TLS handshake, bytes in and bytes out. */
 export class ServerHandshake {
   readonly #ssl: Pointer
   readonly #in = BIO_new(BIO_s_mem())
   readonly #out = BIO_new(BIO_s_mem())
-  #client: Uint8Array | undefined
-  #server: Uint8Array | undefined
+  #secrets: Partial<Secrets> = {}
 
   constructor(context: ServerContext) {
     this.#ssl = SSL_new(context.pointer)
@@ -149,9 +133,8 @@ export class ServerHandshake {
   take(bytes: Uint8Array): 'waiting' | 'done' {
     BIO_write(this.#in, bytes, bytes.length)
     ERR_clear_error()
-    told = []
-    const result = SSL_do_handshake(this.#ssl) as number
-    this.#learn()
+    const [result, secrets] = listen(() => SSL_do_handshake(this.#ssl) as number)
+    this.#secrets = { ...this.#secrets, ...secrets }
     if (result === 1) return 'done'
     if (SSL_get_error(this.#ssl, result) === errorWantRead) return 'waiting'
     throw new Error(lastError())
@@ -164,10 +147,11 @@ export class ServerHandshake {
 
   /** After `done`: what protects the connection from now on, and what has come under it already. */
   result(): Secrets & { early: Buffer; certificate: Buffer | undefined } {
-    if (this.#client === undefined || this.#server === undefined || SSL_has_pending(this.#ssl) !== 0)
+    const { client, server } = this.#secrets
+    if (client === undefined || server === undefined || SSL_has_pending(this.#ssl) !== 0)
       throw new Error('it ended without its secrets')
     const certificate = this.#certificate()
-    return { client: this.#client, server: this.#server, early: readAll(this.#in), certificate }
+    return { client, server, early: readAll(this.#in), certificate }
   }
 
   /** The client's, DER. OpenSSL has verified it, or the handshake would have failed; we look again. */
@@ -189,19 +173,6 @@ export class ServerHandshake {
   free(): void {
     SSL_free(this.#ssl)
   }
-
-  #learn(): void {
-    for (const line of told.splice(0)) {
-      const [label, , secret = ''] = line.split(' ')
-      if (label === 'CLIENT_TRAFFIC_SECRET_0') this.#client = unhex(secret)
-      if (label === 'SERVER_TRAFFIC_SECRET_0') this.#server = unhex(secret)
-    }
-  }
-}
-
-/** Not a view of a pool, all of which would be copied to the main thread. */
-function unhex(text: string): Uint8Array {
-  return Uint8Array.from(Buffer.from(text, 'hex'))
 }
 
 function readAll(bio: Pointer): Buffer {

@@ -2,9 +2,8 @@ import { X509Certificate } from 'node:crypto'
 import type { Socket } from 'node:net'
 import { Duplex } from 'node:stream'
 import { EdgeMeshError } from '#shared/errors.ts'
-import { contentTypes, type OpenedRecord, RecordOpener, RecordSealer, type TrafficKey } from './records.ts'
-
-const closeNotify = Uint8Array.of(1, 0)
+import { closeNotify, contentTypes, type TrafficKey } from '#shared/tls13/record.ts'
+import { type OpenedRecord, RecordOpener, RecordSealer } from './records.ts'
 
 export interface ChannelKeys {
   read: TrafficKey

@@ -2,8 +2,8 @@ import type { Socket } from 'node:net'
 import { Worker } from 'node:worker_threads'
 import { sentenceOf } from '#shared/errors.ts'
 import type { Logger } from '#shared/log.ts'
+import { trafficKeyOf } from '#shared/tls13/record.ts'
 import type { Answer, Order, Report, ServerIdentity } from './messages.ts'
-import { trafficKeyOf } from './records.ts'
 import { SealedStream } from './sealed-stream.ts'
 
 /** What a client may send before it is through: the longest ClientHello that OpenSSL takes, and the rest. */

@@ -1,7 +1,7 @@
 import { close } from '#shared/pump/libc.ts'
-import { TlsConnection } from '#shared/pump/openssl.ts'
 import type { PumpWorker } from '#shared/pump/orders.ts'
 import { setDeadPeerTimeout } from '#shared/pump/tcp.ts'
+import { TlsConnection } from '#shared/pump/tls-connection.ts'
 import { Shares } from '../shares.ts'
 import { socketAddressOf } from './address.ts'
 import { Lane } from './lane.ts'

@@ -1,16 +1,16 @@
 import { Held, Port } from '#shared/pump/lanes.ts'
 import { close, EAGAIN, EINTR, errno, send, sendFlags } from '#shared/pump/libc.ts'
 import type { Loop, Task } from '#shared/pump/loop.ts'
+import { setShared } from '#shared/pump/tcp.ts'
 import {
-  BROKEN,
   ENDED,
-  recordBytes,
+  opened,
   sealed,
   type TlsConnection,
   WANTS_READ,
   WANTS_WRITE,
-} from '#shared/pump/openssl.ts'
-import { setShared } from '#shared/pump/tcp.ts'
+} from '#shared/pump/tls-connection.ts'
+import { type Region, regionOf } from '#shared/tls13/aead.ts'
 import {
   DATA,
   FrameReader,
@@ -36,14 +36,10 @@ const maxBatchBytes = wide.batchBytes
 const minRoom = 4 * 1024
 /** Of control frames, while the socket takes nothing: they are few for each stream. */
 const maxHeldBytes = 1024 * 1024
-const scratchBytes = 64 * 1024
 /** In one turn, so that all lanes get theirs. */
 const turnBytes = 256 * 1024
-const scratch = Buffer.allocUnsafeSlow(scratchBytes)
-/** Where each record of a batch is read to. */
-const places = Array.from({ length: scratchBytes / recordBytes }, (_, i) => scratch.subarray(i * recordBytes))
 /** Batches that no lane needs now. */
-const spare: Buffer[] = []
+const spare: Region[] = []
 const maxSpare = 4
 const none: Buffer = Buffer.alloc(0)
 
@@ -58,6 +54,11 @@ const maxStreamNumber = 2 ** 31
 const lingerMs = 2_000
 /** In about a second: each costs more to answer than to ask. */
 const maxFaults = 2_000
+
+/** With a byte that sealing borrows. */
+function newBatch(): Region {
+  return regionOf(Buffer.allocUnsafeSlow(maxBatchBytes + 1))
+}
 
 /** A stream of a lane, as the lane sees it. */
 export interface LaneUser extends Task {
@@ -110,7 +111,7 @@ export class Lane implements Task {
   #faults = 0
   /** Once our direction is over: since when. */
   #endedMs: number | undefined
-  #batch: Buffer | undefined
+  #batch: Region | undefined
   #length = 0
   /** Sealed, and not taken by the socket yet; and what had to be sealed after it. */
   readonly #held = new Held()
@@ -171,7 +172,6 @@ export class Lane implements Task {
     this.#stage = 'open'
     this.#ticked.ms = performance.now()
     this.peer = peer
-    this.#port.readable = true // OpenSSL may hold some
     if (!this.isDialer) this.control(HELLO, 0, Buffer.from([version]))
     this.#options.loop.stir(this)
   }
@@ -235,15 +235,15 @@ export class Lane implements Task {
       return undefined
     }
     this.#served = task
-    this.#batch ??= spare.pop() ?? Buffer.allocUnsafeSlow(maxBatchBytes)
+    this.#batch ??= spare.pop() ?? newBatch()
     const from = this.#length + headerBytes
-    return this.#batch.subarray(from, Math.min(batchBytes, from + Math.min(most, maxPayload)))
+    return this.#batch.bytes.subarray(from, Math.min(batchBytes, from + Math.min(most, maxPayload)))
   }
 
   /** What was reserved last has so many bytes. */
   commit(stream: number, length: number): void {
     if (this.#batch === undefined) return
-    writeHeader(this.#batch, this.#length, DATA, length, stream)
+    writeHeader(this.#batch.bytes, this.#length, DATA, length, stream)
     this.#length += headerBytes + length
     this.#options.dirty.add(this)
   }
@@ -254,9 +254,9 @@ export class Lane implements Task {
     if (this.#length + headerBytes + payload.length > maxBatchBytes) this.#seal()
     if ((this.#more?.length ?? 0) > maxHeldBytes) this.fail('the peer takes nothing')
     if (this.#stage !== 'open') return
-    this.#batch ??= spare.pop() ?? Buffer.allocUnsafeSlow(maxBatchBytes)
-    writeHeader(this.#batch, this.#length, type, payload.length, stream)
-    payload.copy(this.#batch, this.#length + headerBytes)
+    this.#batch ??= spare.pop() ?? newBatch()
+    writeHeader(this.#batch.bytes, this.#length, type, payload.length, stream)
+    payload.copy(this.#batch.bytes, this.#length + headerBytes)
     this.#length += headerBytes + payload.length
     this.#options.dirty.add(this)
   }
@@ -342,28 +342,16 @@ export class Lane implements Task {
     else this.fail(tls.failure())
   }
 
-  /** Decrypts the records of a batch, then takes their frames together; how many bytes that were. */
+  /** Takes the frames of a batch together; how many bytes that were. */
   #read(): number {
     const { tls } = this.#options
-    let length = 0
-    let end: string | undefined
-    for (const place of places) {
-      const count = tls.read(place)
-      if (count > 0) {
-        length += count
-        if (count < recordBytes) break // a batch ends with it: frames that are not cut in two are passed on whole
-        continue
-      }
-      if (count === WANTS_READ) this.#port.readable = false
-      else end = count === ENDED || count === BROKEN ? 'the connection ended' : 'TLS is renegotiated'
-      break
-    }
+    const length = tls.open()
+    if (length === WANTS_READ || (tls.isDrained && !this.#port.hungUp)) this.#port.readable = false
     if (length > 0) {
       this.pulse.heard(performance.now())
-      if (!this.#reader.feed(scratch.subarray(0, length))) end ??= 'the peer sends what is no frame'
-    }
-    if (end !== undefined) this.fail(end)
-    return length
+      if (!this.#reader.feed(opened.subarray(0, length))) this.fail('the peer sends what is no frame')
+    } else if (length !== WANTS_READ) this.fail(length === ENDED ? 'the connection ended' : tls.failure())
+    return Math.max(0, length)
   }
 
   #onControl(type: number, stream: number, payload: Buffer): void {
@@ -392,7 +380,7 @@ export class Lane implements Task {
   #seal(): void {
     const batch = this.#batch
     if (this.#length === 0 || batch === undefined) return
-    const length = this.#options.tls.seal(batch.subarray(0, this.#length))
+    const length = this.#options.tls.seal(batch, this.#length)
     this.#sealedBytes += Math.max(0, length)
     this.#giveBatch()
     if (length < 0) {

@@ -1,8 +1,18 @@
+import { regionOf } from '../tls13/aead.ts'
 import { Joint } from './joint.ts'
 import { DecryptLane, EncryptLane, type Ending, type PipePool, Port, type Turn } from './lanes.ts'
+import { EAGAIN, EINTR, errno, send, sendFlags } from './libc.ts'
 import type { Task } from './loop.ts'
 import { nameBytes, type Report } from './messages.ts'
-import { BROKEN, ENDED, type TlsConnection, WANTS_READ, WANTS_WRITE } from './openssl.ts'
+import {
+  BROKEN,
+  ENDED,
+  opened,
+  sealed,
+  type TlsConnection,
+  WANTS_READ,
+  WANTS_WRITE,
+} from './tls-connection.ts'
 
 type Finished = Extract<Report, { type: 'finished' }>
 
@@ -126,10 +136,13 @@ export class SideConnection implements Connection {
   turn(): 'waiting' | 'more' | 'finished' {
     if (this.#broke === undefined && this.#stage !== 'open') this.#establish()
     if (this.#broke === undefined && this.#toSay.length > 0) this.#speak()
-    // Nothing may overtake what we have to say.
-    if (this.#broke === undefined && this.#stage === 'open' && this.#toSay.length === 0) this.#move()
+    // Nothing may overtake what we have to say. Without a feed the socket is still read elsewhere, where a reset that a write
+    // has met here would read as an end.
+    const moves = this.#stage === 'open' && this.#toSay.length === 0 && this.#feed !== undefined
+    if (this.#broke === undefined && moves) this.#move()
     if (this.#broke !== undefined) return 'finished'
     if (this.#feed?.turn === 'done' && this.#drain?.turn === 'done') return 'finished'
+    if (!moves) return 'waiting' // for the peer, or for an order, which brings a turn
     return this.#feed?.turn === 'more' || this.#drain?.turn === 'more' ? 'more' : 'waiting'
   }
 
@@ -193,13 +206,14 @@ export class SideConnection implements Connection {
   /** Whether so many bytes have come; they are then in `#heard`. */
   #hear(bytes: number): boolean {
     while (this.#heardBytes < bytes) {
-      const count = this.#tls.read(this.#heard.subarray(this.#heardBytes, bytes))
+      const count = this.#tls.open(bytes - this.#heardBytes)
       if (count === WANTS_READ) this.#tlsPort.readable = false
       if (count === BROKEN || count === ENDED)
         this.fail(count === ENDED ? 'the peer refuses' : this.#tls.failure())
       if (count <= 0) return false
-      // OpenSSL may hold more than it was asked for, of which no event will tell.
+      // There may be more than was asked for, of which no event will tell.
       this.#tlsPort.readable = true
+      opened.copy(this.#heard, this.#heardBytes, 0, count)
       this.#heardBytes += count
     }
     this.#heardBytes = 0
@@ -207,19 +221,28 @@ export class SideConnection implements Connection {
   }
 
   #say(bytes: ArrayLike<number>): void {
-    this.#toSay = Buffer.concat([this.#toSay, Uint8Array.from(bytes)])
+    const plain = regionOf(Buffer.from([...Array.from(bytes), 0])) // and the byte that is borrowed
+    const length = this.#tls.seal(plain, bytes.length)
+    if (length < 0) this.fail('what is to be said cannot be encrypted')
+    else this.#toSay = Buffer.concat([this.#toSay, sealed.subarray(0, length)])
   }
 
   #speak(): void {
-    const count = this.#tls.write(this.#toSay, this.#toSay.length)
-    if (count > 0) this.#toSay = this.#toSay.subarray(count)
-    else if (count === WANTS_WRITE) this.#tlsPort.writable = false
-    else if (count !== WANTS_READ) this.fail(this.#tls.failure())
+    while (this.#toSay.length > 0) {
+      const count = send(this.#tlsPort.fd, this.#toSay, this.#toSay.length, sendFlags)
+      if (count > 0) this.#toSay = this.#toSay.subarray(count)
+      else if (errno() === EAGAIN) {
+        this.#tlsPort.writable = false
+        return
+      } else if (errno() !== EINTR) {
+        this.fail('the connection broke')
+        return
+      }
+    }
   }
 
   #move(): void {
     const [feed, drain] = [this.#feed, this.#drain]
-    // Until then the socket is still read elsewhere, where a reset that a write has met here would read as an end.
     if (feed === undefined) return
     if (feed.turn !== 'done') {
       feed.turn = feed.lane.turn()

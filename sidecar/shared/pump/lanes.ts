@@ -1,3 +1,4 @@
+import { regionOf } from '../tls13/aead.ts'
 import {
   EAGAIN,
   EINTR,
@@ -20,10 +21,10 @@ import {
   shutdown,
   splice,
 } from './libc.ts'
-import { BROKEN, ENDED, recordBytes, sealed, type TlsConnection, WANTS_READ, WANTS_WRITE } from './openssl.ts'
 import { Unpaced } from './pacing.ts'
 import { widen } from './send-buffer.ts'
 import { TCP_CLOSE, tcpState } from './tcp.ts'
+import { ENDED, opened, sealed, type TlsConnection, WANTS_READ } from './tls-connection.ts'
 
 /** How often a full send buffer is looked at more closely: that costs two calls. */
 const widenEvery = 16
@@ -134,6 +135,7 @@ const slowBytes = 64 * 1024
 const scratchBytes = 64 * 1024
 /** Where bytes are between two calls; what cannot be passed on at once is copied out of it. */
 const scratch = Buffer.allocUnsafeSlow(scratchBytes)
+const scratchRegion = regionOf(scratch)
 
 /** Empty pipes, kept: the kernel bounds how many bytes of pipes a user may have. They live as long as the process. */
 export class PipePool {
@@ -352,6 +354,7 @@ export class EncryptLane implements Lane {
   /** Encrypted, and not taken by the socket yet. */
   readonly #held = new Held()
   #ended: boolean
+  #isEndSealed = false
 
   /** Without a source there is nothing but the end to be passed on. */
   constructor(from: Port | undefined, tls: TlsConnection, to: Port) {
@@ -370,11 +373,8 @@ export class EncryptLane implements Lane {
         if (turn !== undefined) return turn
         continue
       }
-      if (this.#ended) {
-        const outcome = this.#tls.end()
-        return outcome === 0 ? 'done' : this.#outcome(outcome)
-      }
-      const turn = this.#take()
+      if (this.#isEndSealed) return 'done'
+      const turn = this.#ended ? this.#end() : this.#take()
       if (turn !== undefined) return turn
     }
     return 'more'
@@ -384,23 +384,28 @@ export class EncryptLane implements Lane {
     this.#held.drop()
   }
 
+  #end(): Turn | undefined {
+    this.#isEndSealed = true
+    return this.#send(this.#tls.sealEnd())
+  }
+
   #take(): Turn | undefined {
     const from = this.#from
     if (from === undefined || !from.readable) return 'waiting'
     const count = recv(from.fd, scratch, packetBytes, recvFlags)
     if (count > 0) {
       if (count < packetBytes && !from.hungUp) from.readable = false
-      return this.#pass(scratch.subarray(0, count))
+      this.bytes += count
+      return this.#send(this.#tls.seal(scratchRegion, count))
     }
     const missed = from.missed(count)
     this.#ended = missed === 'ended'
     return missed === 'broke' ? 'source-broke' : undefined
   }
 
-  #pass(plain: Buffer): Turn | undefined {
-    const length = this.#tls.seal(plain)
+  /** What was sealed. */
+  #send(length: number): Turn | undefined {
     if (length < 0) return 'target-broke'
-    this.bytes += plain.length
     const count = send(this.#to.fd, sealed, length, sendFlags)
     if (count === length) return undefined
     this.#held.keep(sealed.subarray(Math.max(0, count), length))
@@ -412,11 +417,6 @@ export class EncryptLane implements Lane {
     if (errno() !== EAGAIN) return 'target-broke'
     this.#to.full()
     return 'waiting'
-  }
-
-  #outcome(outcome: number): Turn {
-    if (outcome === WANTS_WRITE) this.#to.writable = false
-    return outcome === WANTS_WRITE || outcome === WANTS_READ ? 'waiting' : 'target-broke'
   }
 }
 
@@ -463,34 +463,29 @@ export class DecryptLane implements Lane {
     this.#held.drop()
   }
 
-  /** Decrypts as many records as fit, then passes them on together. */
   #take(to: Port | undefined): Turn | undefined {
-    let length = 0
-    while (length <= scratchBytes - recordBytes) {
-      const count = this.#tls.read(length === 0 ? scratch : scratch.subarray(length))
-      if (count > 0) {
-        length += count
-        continue
-      }
-      if (count === BROKEN) return 'source-broke'
-      if (count === WANTS_READ) this.#from.readable = false
-      if (count === ENDED) this.#ended = true
-      if (length === 0 && !this.#ended) return 'waiting'
-      break
+    const count = this.#tls.open()
+    if (this.#tls.isDrained && !this.#from.hungUp) this.#from.readable = false
+    if (count === WANTS_READ) {
+      this.#from.readable = false
+      return 'waiting'
     }
-    if (length === 0) return undefined
-    if (to === undefined) return 'source-broke' // bytes of a direction that is over
-    return this.#send(to, length)
+    if (count === ENDED) {
+      this.#ended = true
+      return undefined
+    }
+    if (count < 0 || to === undefined) return 'source-broke' // a breach, or bytes of a direction that is over
+    return this.#send(to, count)
   }
 
   #send(to: Port, length: number): Turn | undefined {
-    const count = send(to.fd, scratch, length, sendFlags)
+    const count = send(to.fd, opened, length, sendFlags)
     if (count === length) {
       this.bytes += count
       return undefined
     }
     this.bytes += Math.max(0, count)
-    this.#held.keep(scratch.subarray(Math.max(0, count), length))
+    this.#held.keep(opened.subarray(Math.max(0, count), length))
     return count < 0 ? this.#failed(to) : undefined
   }
 

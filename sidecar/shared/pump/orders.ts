@@ -6,7 +6,8 @@ import { type Connection, JoinedSockets, SideConnection } from './connections.ts
 import { PipePool, type Port } from './lanes.ts'
 import { Loop, type Task } from './loop.ts'
 import type { Order, Report, WorkerData } from './messages.ts'
-import { TlsConnection, TlsContext } from './openssl.ts'
+import { TlsContext } from './openssl.ts'
+import { TlsConnection } from './tls-connection.ts'
 
 /** How long TLS and the two sides' agreement may take, in ms. */
 const establishDeadlineMs = 10_000

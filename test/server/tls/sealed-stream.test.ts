@@ -2,8 +2,9 @@ import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { connect, createServer, type Socket } from 'node:net'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { contentTypes, RecordOpener, RecordSealer, trafficKeyOf } from '../../../server/tls/records.ts'
+import { RecordOpener, RecordSealer } from '../../../server/tls/records.ts'
 import { SealedStream } from '../../../server/tls/sealed-stream.ts'
+import { contentTypes, trafficKeyOf } from '../../../sidecar/shared/tls13/record.ts'
 
 const { alert, applicationData } = contentTypes
 const handshake = 22

@@ -19,8 +19,10 @@ import { podServerName } from '../../../sidecar/shared/identity.ts'
 import { PipePool } from '../../../sidecar/shared/pump/lanes.ts'
 import { accept, close, dup, epoll, eventfd, send, sendFlags } from '../../../sidecar/shared/pump/libc.ts'
 import { Loop } from '../../../sidecar/shared/pump/loop.ts'
-import { sealed, TlsConnection, TlsContext } from '../../../sidecar/shared/pump/openssl.ts'
+import { TlsContext } from '../../../sidecar/shared/pump/openssl.ts'
+import { opened, sealed, TlsConnection } from '../../../sidecar/shared/pump/tls-connection.ts'
 import { createKeyPair } from '../../../sidecar/shared/tls.ts'
+import { regionOf } from '../../../sidecar/shared/tls13/aead.ts'
 import { tcpPair } from '../shared/tcp.ts'
 
 const trustDomain = 'cluster.local'
@@ -56,11 +58,14 @@ export async function descriptors(): Promise<[number, number]> {
 /** An app that listens, and accepts only when it is told to. */
 export class App {
   readonly #fd: number
+  /** A sockaddr_in. */
+  readonly address: Buffer
   readonly key: string
 
-  private constructor(fd: number, key: string) {
+  private constructor(fd: number, address: Buffer) {
     this.#fd = fd
-    this.key = key
+    this.address = address
+    this.key = flowKeyOf(address, 4)
   }
 
   static async listen(): Promise<App> {
@@ -70,7 +75,7 @@ export class App {
     const { port } = server.address() as { port: number }
     const fd = dup(server._handle.fd)
     server.close()
-    return new App(fd, flowKeyOf(socketAddress({ address: '127.0.0.1', port }) ?? Buffer.alloc(16), 4))
+    return new App(fd, Buffer.from(socketAddress({ address: '127.0.0.1', port }) ?? Buffer.alloc(16)))
   }
 
   /** -1 while there is nobody. */
@@ -193,7 +198,6 @@ export class Bench {
 export class Peer {
   readonly fd: number
   readonly #tls: TlsConnection
-  readonly #into = Buffer.alloc(64 * 1024)
   heard = Buffer.alloc(0)
 
   private constructor(fd: number, tls: TlsConnection) {
@@ -209,17 +213,17 @@ export class Peer {
   }
 
   say(...frames: Buffer[]): void {
-    const plain = Buffer.concat(frames)
-    const length = this.#tls.seal(plain)
+    const plain = Buffer.concat([...frames, Buffer.alloc(1)]) // the byte that sealing borrows
+    const length = this.#tls.seal(regionOf(plain), plain.length - 1)
     if (send(this.fd, sealed, length, sendFlags) !== length) throw new Error('the socket is full')
   }
 
   /** Reads what there is; about so many bytes at most. */
   hear(most = Number.POSITIVE_INFINITY): Buffer {
     for (const until = this.heard.length + most; this.heard.length < until; ) {
-      const count = this.#tls.read(this.#into)
+      const count = this.#tls.open()
       if (count <= 0) break
-      this.heard = Buffer.concat([this.heard, this.#into.subarray(0, count)])
+      this.heard = Buffer.concat([this.heard, opened.subarray(0, count)])
     }
     return this.heard
   }
