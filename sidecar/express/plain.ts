@@ -1,6 +1,6 @@
 import { Joint } from '#shared/pump/joint.ts'
 import { Port } from '#shared/pump/lanes.ts'
-import { close, closeWithReset, connectTo, ECONNRESET, socketError } from '#shared/pump/libc.ts'
+import { acknowledge, close, closeWithReset, connectTo, ECONNRESET, socketError } from '#shared/pump/libc.ts'
 import { ABORTED, CLOSED, GAVE_UP, RESET_BY_APP, RESET_BY_PEER, type Target } from './messages.ts'
 import type { CapturedEvents, Carried, Surroundings } from './surroundings.ts'
 
@@ -21,6 +21,8 @@ export class PlainConnection implements Carried {
   #upstream: Port | undefined
   #joint: Joint | undefined
   #connectMs = 0
+  #isMade = false
+  #isAnswered = false
 
   constructor(
     around: Surroundings,
@@ -45,7 +47,7 @@ export class PlainConnection implements Carried {
   /** False when it cannot even begin; the connection is as it was then. */
   start(): boolean {
     const { loop, ledger } = this.#around
-    const fd = connectTo(this.#target.address)
+    const fd = connectTo(this.#target.address, true)
     if (fd < 0) return false
     if (!ledger.own(fd)) {
       close(fd)
@@ -66,9 +68,24 @@ export class PlainConnection implements Carried {
     const joint = this.#joint
     if (joint === undefined) return 'finished'
     const turn = joint.turn()
+    this.#acknowledge(joint)
     if (turn === 'finished')
       this.#end(joint.broke === undefined ? CLOSED : joint.broke === 'a' ? RESET_BY_APP : RESET_BY_PEER)
     return turn
+  }
+
+  /**
+   * A connection that was made lazily has not told the endpoint yet that it is, where the app has said nothing to go with that.
+   * And it goes on to keep acknowledgements back: an endpoint that sends a head and then a body would wait 40 ms between them,
+   * once. Where an answer came with its end there is nothing to wait for.
+   */
+  #acknowledge({ aToB, bToA }: Joint): void {
+    const upstream = this.#upstream
+    if (this.#isAnswered || upstream === undefined) return
+    const isDue = bToA > 0 ? !upstream.hungUp : !this.#isMade && aToB === 0
+    this.#isMade = true
+    this.#isAnswered = bToA > 0
+    if (isDue) acknowledge(upstream.fd)
   }
 
   /** It has taken too long to connect: the main thread tries again, and elsewhere. */

@@ -1,8 +1,8 @@
 import { type About, type ExpressReport, figuresEach } from './messages.ts'
 
 /** Reported together when so many are over, or after so many ms. */
-const maxBatch = 64
-const maxWaitMs = 20
+const maxBatch = 256
+const maxWaitMs = 50
 
 /** Gathers what became of connections: a message for each would cost more than the connection. */
 export class Records {

@@ -9,6 +9,7 @@ import {
   EPOLLPRI,
   EPOLLRDHUP,
   errno,
+  MSG_MORE,
   makePipe,
   type Pipe,
   packetBytes,
@@ -49,6 +50,11 @@ export class Port {
   /** The peer has ended or sent urgent data, or the connection broke: a short read may have left something. */
   hungUp = false
   failed = false
+  /**
+   * The peer's FIN is here, and so is all before it: a short read takes the last of it, and the empty one after it is no reset
+   * (which EPOLLHUP or EPOLLERR would have told, as EPOLLPRI tells of urgent data, which cuts reads short).
+   */
+  isWhole = false
   /** Its path has been near, and is far now: what its congestion control knows of it is wrong for some seconds. */
   turnedFar = false
   #fulls = 0
@@ -66,6 +72,7 @@ export class Port {
   on(events: number): void {
     if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI)) this.hungUp = true
     if (events & EPOLLERR) this.failed = true
+    if (events & EPOLLRDHUP) this.isWhole = (events & (EPOLLHUP | EPOLLERR | EPOLLPRI)) === 0
     if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) this.readable = true
     if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) this.writable = true
   }
@@ -101,7 +108,10 @@ export class Port {
    * where a write has met it, a reset reads as an end.
    */
   missed(count: number): 'nothing' | 'interrupted' | 'ended' | 'broke' {
-    if (count === 0) return !this.ending.sent && tcpState(this.fd) === TCP_CLOSE ? 'broke' : 'ended'
+    if (count === 0) {
+      const isSure = this.ending.sent || this.isWhole
+      return !isSure && tcpState(this.fd) === TCP_CLOSE ? 'broke' : 'ended'
+    }
     if (errno() === EINTR) return 'interrupted'
     if (errno() !== EAGAIN) return 'broke'
     this.readable = false
@@ -327,7 +337,9 @@ export class SpliceLane implements Lane {
     this.#odd = count === scratchBytes ? this.#odd + 1 : 0
     if (this.#odd >= bulkReads) this.#change(false)
     if (++this.#pieces === keptPieces) to.unpace()
-    const sent = Math.max(0, send(to.fd, scratch, count, sendFlags)) // a failure is met again by the rest
+    // One packet for the last piece and the FIN. The next read tells whether it was the last.
+    const flags = from.isWhole && count < scratchBytes ? sendFlags | MSG_MORE : sendFlags
+    const sent = Math.max(0, send(to.fd, scratch, count, flags)) // a failure is met again by the rest
     this.bytes += sent
     if (sent < count) this.#held.keep(scratch.subarray(sent, count))
     return undefined

@@ -91,6 +91,8 @@ const O_NONBLOCK = 0o4000
 const O_CLOEXEC = 0o2000000
 const MSG_NOSIGNAL = 0x4000
 const MSG_DONTWAIT = 0x40
+/** More is to come at once: the kernel waits for it before it sends a packet that is not full. */
+export const MSG_MORE = 0x8000
 const SPLICE_F_MOVE = 1
 const SPLICE_F_NONBLOCK = 2
 const F_SETPIPE_SZ = 1031
@@ -103,6 +105,7 @@ const EPOLL_CTL_DEL = 2
 export const SO_KEEPALIVE = 9
 export const IPPROTO_TCP = 6
 export const TCP_NODELAY = 1
+const TCP_QUICKACK = 12
 
 const SO_ERROR = 4
 const SOCK_FLAGS = O_NONBLOCK | O_CLOEXEC
@@ -115,17 +118,28 @@ export function accept(listeningFd: number): number {
 const one = Buffer.alloc(4)
 one.writeInt32LE(1)
 
+const zero = Buffer.alloc(4)
+
+/** Sends an acknowledgement that waits for something to go with. */
+export function acknowledge(fd: number): void {
+  setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, one, one.length)
+}
+
 /** Connections that are accepted from now on inherit what a proxy's need. */
 export function setListening(fd: number): void {
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, one, one.length)
   setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, one, one.length)
 }
 
-/** A connection under way to a sockaddr_in or sockaddr_in6; -1 when it fails at once. */
-export function connectTo(address: Uint8Array): number {
+/**
+ * A connection under way to a sockaddr_in or sockaddr_in6; -1 when it fails at once. `lazily`: the last packet of the handshake
+ * waits for what is sent first, and goes with it; where nothing is, `acknowledge` must send it.
+ */
+export function connectTo(address: Uint8Array, lazily = false): number {
   const fd = socket(address[0] ?? 0, SOCK_STREAM | SOCK_FLAGS, 0)
   if (fd < 0) return -1
   setListening(fd)
+  if (lazily) setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, zero, zero.length)
   if (connectRaw(fd, address, address.length) === 0 || errno() === EINPROGRESS) return fd
   close(fd)
   return -1

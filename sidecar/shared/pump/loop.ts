@@ -30,6 +30,7 @@ export class Loop {
    */
   readonly #busy: (Task | undefined)[] = []
   #busyCount = 0
+  #woken = false
 
   /** `onWake` is called when the counter `wakeFd` was added to. */
   constructor(epollFd: number, wakeFd: number, onWake: () => void) {
@@ -81,6 +82,7 @@ export class Loop {
     const onEvent = (fd: number, events: number) => this.#onEvent(fd, events)
     for (;;) {
       this.#epoll.wait(this.#timeoutMs(), onEvent)
+      this.#heedWakes()
       this.#round()
     }
   }
@@ -110,10 +112,17 @@ export class Loop {
     return this.#busyCount > 0 ? 0 : timeoutMs
   }
 
+  /** After all events of a wait: what closes a descriptor here must not leave one of its events to whatever gets its number. */
+  #heedWakes(): void {
+    if (!this.#woken) return
+    this.#woken = false
+    drainWakes(this.#wakeFd)
+    this.#onWake()
+  }
+
   #onEvent(fd: number, events: number): void {
     if (fd === this.#wakeFd) {
-      drainWakes(fd)
-      this.#onWake()
+      this.#woken = true
       return
     }
     const watched = this.#watched[fd]
