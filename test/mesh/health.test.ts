@@ -18,12 +18,19 @@ afterAll(async () => {
   await lab?.down()
 })
 
-/** Makes new connections to the service, one after the other, until `done`; none of them may fail. */
+/** Makes new connections to the service, one after the other, until `done`, and all are logged; none of them may fail. */
 async function connectUntil(done: () => Promise<boolean>): Promise<void> {
+  const before = sum(await served())
   const script = lab.node('test/conformance/client.ts', 'steady-new-connections', 'web', '8080')
   const loop = new LineProcess(lab, 'client', script)
   await expect.poll(done, { timeout: 90_000, interval: 200 }).toBe(true)
-  expect((await loop.finish()).failures).toEqual([])
+  const { good, failures } = await loop.finish()
+  expect(failures).toEqual([])
+  await expect.poll(async () => sum(await served()) - before, { timeout: 10_000 }).toBe(good)
+}
+
+function sum(counts: Record<string, number>): number {
+  return Object.values(counts).reduce((all, count) => all + count, 0)
 }
 
 /** Connections of the client pod that have ended well, by the pod that served them. */
