@@ -20,7 +20,7 @@ import { nameBytes, type Report } from '../../../../sidecar/shared/pump/messages
 import { TlsContext } from '../../../../sidecar/shared/pump/openssl.ts'
 import { TlsConnection } from '../../../../sidecar/shared/pump/tls-connection.ts'
 import { createKeyPair } from '../../../../sidecar/shared/tls.ts'
-import { Bench, descriptors } from '../../express/bench.ts'
+import { Bench, contextsOf, descriptors } from '../../express/bench.ts'
 
 const trustDomain = 'cluster.local'
 const name = Buffer.alloc(nameBytes, 7)
@@ -112,18 +112,9 @@ class App {
 
 /** Both ends, agreed, each with an app behind it. */
 async function agreed(bench: Bench) {
-  const contexts = await withAuthorities(async (authority) => {
-    if (authority === undefined) throw new Error('there is none')
-    return [
-      new TlsContext(await identityOf(authority, 'a')),
-      new TlsContext(await identityOf(authority, 'b')),
-    ] as const
-  })
+  const { a, b } = await contextsOf('a', 'b')
   const [clientFd, serverFd] = await descriptors()
-  const [client, server] = [
-    new End(bench, clientFd, contexts[0], true),
-    new End(bench, serverFd, contexts[1], false),
-  ]
+  const [client, server] = [new End(bench, clientFd, a, true), new End(bench, serverFd, b, false)]
   bench.run(() => server.has('named'))
   server.connection.accept()
   bench.loop.stir(server)
@@ -209,16 +200,10 @@ describe('a side connection', () => {
 
   it('takes no turns while it waits to be fed', async () => {
     const bench = new Bench()
-    const [context, other] = await withAuthorities(async (authority) => {
-      if (authority === undefined) throw new Error('there is none')
-      return [
-        new TlsContext(await identityOf(authority, 'a')),
-        new TlsContext(await identityOf(authority, 'b')),
-      ] as const
-    })
+    const { a, b } = await contextsOf('a', 'b')
     const [clientFd, serverFd] = await descriptors()
-    new End(bench, clientFd, context, true)
-    const server = new End(bench, serverFd, other, false)
+    new End(bench, clientFd, a, true)
+    const server = new End(bench, serverFd, b, false)
     bench.run(() => server.has('named'))
     server.connection.accept()
     server.connection.drain(undefined)
