@@ -1,7 +1,12 @@
+/** One in so many turns may wait. */
+const mayWaitOneIn = 10
+
 /** Thousands that are each asked for a sign of life at the same interval, but not all of them at the same moment. */
 export class Heartbeat<T> {
   readonly #parts: readonly Set<T>[]
   #next = 0
+  /** Turns of this round that have waited. */
+  #waited = 0
 
   constructor(parts: number) {
     this.#parts = Array.from({ length: parts }, () => new Set<T>())
@@ -16,10 +21,18 @@ export class Heartbeat<T> {
     for (const part of this.#parts) if (part.delete(one)) return
   }
 
-  /** The part whose turn it is: the same again after all others. */
-  next(): Iterable<T> {
+  /**
+   * The part whose turn it is: the same again after all others. Nobody when there is something better to do, but so that
+   * a round takes a tenth longer at most.
+   */
+  next(isBusy = false): Iterable<T> {
+    if (isBusy && this.#waited < this.#parts.length / mayWaitOneIn) {
+      this.#waited++
+      return []
+    }
     const part = this.#parts[this.#next] ?? []
     this.#next = (this.#next + 1) % this.#parts.length
+    if (this.#next === 0) this.#waited = 0
     return part
   }
 }

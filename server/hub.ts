@@ -11,7 +11,7 @@ import type { Secret } from '#shared/secret.ts'
 import { digestOf } from '#shared/tls.ts'
 import { TokenBucket } from '#shared/token-bucket.ts'
 import { type Address, type ClientMessage, closeCodes, type ServerMessage } from '#shared/wire.ts'
-import { changedEndpoints } from './catalogue/history.ts'
+import { changedEndpoints, changedPods } from './catalogue/history.ts'
 import { IndexTexts } from './catalogue/index-texts.ts'
 import { type CatalogueSource, type CatalogueState, declaredPorts } from './catalogue/source.ts'
 import { Channel, type ChannelOwner } from './control-channel.ts'
@@ -116,16 +116,16 @@ export class Hub implements ChannelOwner {
       onSighted: (ticket, sighting) => this.meetings.onSighted(ticket, sighting),
     })
     this.#index = new IndexTexts(source.state.services)
-    this.#fanOut = new FanOut(this.#channels, (channel, services) => {
+    this.#fanOut = new FanOut(this.#channels, (channel, { services, pods }) => {
       if (!Number.isFinite(channel.welcomedAt)) return // with its welcome it gets what there is then
       channel.inOne(() => {
         channel.feed.sendChanges(services)
-        this.#sendSelf(channel)
+        if (pods.has(channel.podUid)) this.#sendSelf(channel)
       })
     })
     this.#stopListening = source.onChange((next, previous) => this.#onChange(next, previous))
     this.#timer = setInterval(() => {
-      for (const channel of this.#heartbeat.next()) channel.checkAlive()
+      for (const channel of this.#heartbeat.next(this.#fanOut.isRunning)) channel.checkAlive()
     }, pingEveryMs / pingParts)
     metrics.gauge('control_channels', 'Open control channels.', () => this.#channels.size)
     metrics.gauge('pods_present', 'Pods with a control channel here.', () => this.#registry.size)
@@ -372,7 +372,12 @@ export class Hub implements ChannelOwner {
 
   #onChange(next: CatalogueState, previous: CatalogueState): void {
     this.#index.advance(next.services)
-    this.#fanOut.onChange(changedEndpoints(previous.endpoints, next.endpoints))
+    const services = changedEndpoints(previous.endpoints, next.endpoints)
+    this.#fanOut.onChange({ services, pods: changedPods(services, previous, next) })
+    if (next.pods !== previous.pods) this.#onPodsChange(next)
+  }
+
+  #onPodsChange(next: CatalogueState): void {
     for (const channel of this.#channels)
       if (channel.identity !== undefined && next.pods.get(channel.podUid)?.finished !== false)
         this.#evict(channel)

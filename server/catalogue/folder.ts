@@ -9,8 +9,10 @@ import { type CatalogueSource, type CatalogueState, emptyState } from './source.
 
 const maxFileBytes = 4 * 1024 * 1024
 const maxFiles = 5_000
-/** Writes come in bursts (a file and its rename): they are read together, after so many ms of quiet. */
+/** Writes come in bursts (a file and its rename): they are read together, after so many ms of quiet, */
 const quietMs = 50
+/** and where there is none, after so many. */
+const maxWaitMs = 1_000
 /** Some file systems tell nothing of changes; the folder is read again anyway, each so many ms. */
 const rescanMs = 30_000
 
@@ -18,7 +20,12 @@ interface FileState {
   /** Size, time and inode: a file that has not changed is not parsed again. */
   stamp: string
   /** Of its last good content. */
-  manifests: Manifest[]
+  manifests: KeyedManifest[]
+}
+
+interface KeyedManifest extends Manifest {
+  /** Of its object: kind, namespace and name. */
+  key: string
 }
 
 /**
@@ -41,6 +48,8 @@ class FolderSource implements CatalogueSource {
   /** Files that could not be read the last time. */
   #unread = 0
   #timer: NodeJS.Timeout | undefined
+  /** When the first of the changes that have not been read was seen, in ms. */
+  #changedAt: number | undefined
   #reading: Promise<void> = Promise.resolve()
   state: CatalogueState = emptyState
 
@@ -59,7 +68,7 @@ class FolderSource implements CatalogueSource {
     }
     // Watching first: a change during the first reading is not missed.
     const watcher = watch(this.#folder, { persistent: false, signal: this.#aborter.signal })
-    watcher.on('change', () => this.#readSoon(quietMs))
+    watcher.on('change', () => this.#onFileChange())
     watcher.on('error', (error) =>
       this.#log.warn({ error: sentenceOf(error) }, 'watching failed; reading on a timer'),
     )
@@ -78,10 +87,17 @@ class FolderSource implements CatalogueSource {
     await this.#reading
   }
 
+  #onFileChange(): void {
+    const now = performance.now()
+    this.#changedAt ??= now
+    this.#readSoon(Math.max(0, Math.min(quietMs, this.#changedAt + maxWaitMs - now)))
+  }
+
   #readSoon(inMs: number): void {
     if (this.#aborter.signal.aborted) return
     clearTimeout(this.#timer)
     this.#timer = setTimeout(() => {
+      this.#changedAt = undefined
       this.#reading = this.#reading
         .then(() => this.#read())
         .catch((error) =>
@@ -146,7 +162,7 @@ class FolderSource implements CatalogueSource {
 }
 
 /** The objects of one file; throws a `bad-manifest` that names the file and the line. */
-export function parseManifests(text: string, name: string): Manifest[] {
+function parseManifests(text: string, name: string): KeyedManifest[] {
   const lineCounter = new LineCounter()
   const documents = parseAllDocuments(text, { lineCounter })
   const fail = (offset: number, why: string): never => {
@@ -165,13 +181,26 @@ export function parseManifests(text: string, name: string): Manifest[] {
     const origin = (offset: number) => `${name}, line ${lineCounter.linePos(offset).line}`
     const items = document.get('items')
     if (String(document.get('kind')).endsWith('List') && isSeq(items)) {
-      return items.items.map((item) => ({
-        object: toObject(() => (isMap(item) ? item.toJS(document) : {}), start, fail),
-        origin: origin(isMap(item) ? (item.range?.[0] ?? start) : start),
-      }))
+      return items.items.map((item) =>
+        keyed(
+          toObject(() => (isMap(item) ? item.toJS(document) : {}), start, fail),
+          origin(isMap(item) ? (item.range?.[0] ?? start) : start),
+        ),
+      )
     }
-    return [{ object: toObject(() => document.toJS(), start, fail), origin: origin(start) }]
+    return [
+      keyed(
+        toObject(() => document.toJS(), start, fail),
+        origin(start),
+      ),
+    ]
   })
+}
+
+/** The key is made once, with the object: at each change of the folder thousands are compared. */
+function keyed(object: unknown, origin: string): KeyedManifest {
+  const { kind, metadata } = object as { kind?: string; metadata?: { namespace?: string; name?: string } }
+  return { object, origin, key: `${kind} ${metadata?.namespace ?? 'default'}/${metadata?.name}` }
 }
 
 /** Resolving aliases can fail (too many: a YAML bomb). */
@@ -191,11 +220,7 @@ function toObject(
 function withoutDuplicates(files: ReadonlyMap<string, FileState>, problems: string[]): Manifest[] {
   const byKey = new Map<string, Manifest>()
   for (const manifest of [...files.values()].flatMap((f) => f.manifests)) {
-    const { kind, metadata } = manifest.object as {
-      kind?: string
-      metadata?: { namespace?: string; name?: string }
-    }
-    const key = `${kind} ${metadata?.namespace ?? 'default'}/${metadata?.name}`
+    const { key } = manifest
     const earlier = byKey.get(key)
     if (earlier !== undefined)
       problems.push(`${manifest.origin}: ${key} replaces the one of ${earlier.origin}.`)

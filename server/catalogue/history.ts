@@ -28,6 +28,21 @@ export function changedEndpoints(
   return [...ids].filter((id) => previous.get(id) !== next.get(id))
 }
 
+/** Pods that changed or came, and those that these services have or had as endpoints: their declared ports may be others. */
+export function changedPods(
+  services: Iterable<string>,
+  previous: Omit<CatalogueState, 'services'>,
+  next: Omit<CatalogueState, 'services'>,
+): Set<string> {
+  const uids = new Set<string>()
+  for (const id of services)
+    for (const { endpoints } of [previous, next])
+      for (const { podUid } of endpoints.get(id) ?? []) if (podUid !== undefined) uids.add(podUid)
+  if (next.pods === previous.pods) return uids
+  for (const [uid, pod] of next.pods) if (previous.pods.get(uid) !== pod) uids.add(uid)
+  return uids
+}
+
 /** The index and its latest changes, so that a sidecar that was away gets just what it missed. */
 export class IndexHistory {
   /** Another process counts its versions otherwise. */

@@ -26,6 +26,15 @@ describe('a heartbeat', () => {
     expect(turns(heartbeat, 3)).toEqual([first, [6, 7], third])
   })
 
+  it('waits for what is better to do, but only for a tenth of a round', () => {
+    const heartbeat = new Heartbeat<number>(20)
+    for (let i = 0; i < 20; i++) heartbeat.add(i)
+    const busy = Array.from({ length: 22 }, () => [...heartbeat.next(true)])
+    expect(busy.slice(0, 3)).toEqual([[], [], [0]])
+    expect(busy.flat()).toEqual(turns(heartbeat, 20).flat())
+    expect([...heartbeat.next(true)]).toEqual([])
+  })
+
   it('is still where nobody is', () => {
     expect(turns(new Heartbeat<number>(2), 3)).toEqual([[], [], []])
   })

@@ -73,6 +73,19 @@ describe('a folder of manifests', () => {
     expect(events).toBe(before + 1)
   })
 
+  it('is read although something in it changes all the time', async () => {
+    await start()
+    let writes = 0
+    const writing = setInterval(() => void put('.busy', String(writes++)), 10)
+    try {
+      await put('a.yaml', web('one', '10.96.0.1'))
+      await expect.poll(names, { timeout: 20_000 }).toEqual(['default/one'])
+      expect(writes).toBeGreaterThan(0)
+    } finally {
+      clearInterval(writing)
+    }
+  })
+
   it('may be swapped under its files, as a mounted ConfigMap is', async () => {
     for (const [version, ip] of [
       ['v1', '10.96.0.1'],

@@ -1,11 +1,13 @@
 import { describe, expect, it } from 'vitest'
 import {
   changedEndpoints,
+  changedPods,
   diffIndex,
   IndexHistory,
   type IndexMessage,
 } from '../../../server/catalogue/history.ts'
-import { idOf, type ServiceEntry } from '../../../sidecar/shared/catalogue.ts'
+import type { PodRecord } from '../../../server/catalogue/source.ts'
+import { type Endpoint, idOf, type ServiceEntry } from '../../../sidecar/shared/catalogue.ts'
 import { decodeServerMessage } from '../../../sidecar/shared/wire.ts'
 import { Seeded } from '../seeded.ts'
 
@@ -168,5 +170,31 @@ describe('the difference of two states', () => {
       ['n/d', old],
     ])
     expect(changedEndpoints(before, after).sort()).toEqual(['n/b', 'n/c', 'n/d'])
+  })
+
+  it('names the pods that changed, came, or are or were endpoints of what changed', () => {
+    const pod = (uid: string) => [uid, { uid }] as unknown as [string, PodRecord]
+    const at = (...uids: (string | undefined)[]) => uids.map((podUid) => ({ podUid }) as Endpoint)
+    const [kept, old, changed, fresh] = [pod('kept'), pod('changed'), pod('changed'), pod('new')]
+    const before = {
+      pods: new Map([kept, old, pod('gone')]),
+      endpoints: new Map([
+        ['n/a', at('was', 'stays')],
+        ['n/b', at('b')],
+      ]),
+    }
+    const after = {
+      pods: new Map([kept, changed, fresh]),
+      endpoints: new Map([
+        ['n/a', at('is', 'stays', undefined)],
+        ['n/b', at('b')],
+      ]),
+    }
+    expect([...changedPods(['n/a', 'n/x'], before, { ...after, pods: before.pods })]).toEqual([
+      'was',
+      'stays',
+      'is',
+    ])
+    expect([...changedPods([], before, after)].sort()).toEqual(['changed', 'new'])
   })
 })
