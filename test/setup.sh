@@ -4,6 +4,8 @@
 # Runs under whatever Node the machine has; npm ci brings the Node that the project runs on.
 set -eu
 cd "$(dirname "$0")/.."
+# What a command prints is for whoever reads it, a script perhaps; this is not part of it.
+exec >&2
 
 quiet=
 [ "${1:-}" = --quiet ] && { quiet=yes; shift; }
@@ -43,7 +45,7 @@ missing=${missing# }
 
 if [ -n "$missing" ]; then
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-    echo "Cannot go on: these packages are missing: $missing. Install them, or run this as root on Debian or Ubuntu." >&2
+    echo "Cannot go on: these packages are missing: $missing. Install them, or run this as root on Debian or Ubuntu."
     exit 1
   fi
   echo "Installing Debian packages: $missing ..."
@@ -52,7 +54,7 @@ if [ -n "$missing" ]; then
   # shellcheck disable=SC2086
   { apt-get update && apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1 || {
     tail -n 15 "$log" >&2
-    echo "Cannot go on: apt-get could not install: $missing." >&2
+    echo "Cannot go on: apt-get could not install: $missing."
     exit 1
   }
   rm -f "$log"
