@@ -304,12 +304,12 @@ export class ControlChannel {
     this.#nat = natOf([{ localPort, observed }], this.#options.config.podIPs)
   }
 
-  /** The roots that the pod was started with, and those that came with the certificate since. */
+  /** The roots that the pod was started with, and those that came with the certificate since where they are others. */
   async #roots(): Promise<string[]> {
     const { config, identity } = this.#options
     const first = config.trustBundle ?? (await readFile(config.trustBundleFile, 'utf8'))
     const learned = identity.certificate?.trustBundle
-    return learned === undefined ? [first] : [first, learned]
+    return learned === undefined || learned.trim() === first.trim() ? [first] : [first, learned]
   }
 
   /** Read for each request: the kubelet rotates the file. */
