@@ -24,7 +24,7 @@ const project = join(import.meta.dirname, '../..')
 export const sidecarFlags = ['--max-semi-space-size=1', '--v8-pool-size=1']
 export const sidecarEnvironment = { MALLOC_ARENA_MAX: '1' }
 /** Those of the server, as its manifest sets them. */
-export const serverFlags = ['--max-semi-space-size=1']
+export const serverFlags = ['--max-semi-space-size=4']
 export const serverEnvironment = { MALLOC_ARENA_MAX: '1' }
 const readyDeadlineMs = 60_000
 const stopDeadlineMs = 45_000
