@@ -60,8 +60,8 @@ export class Channel implements Presence, Participant {
   /** Where the connection comes from, as we see it. */
   readonly observed: Address | undefined
   nat: NatKnowledge | undefined
-  /** Ports last sent, as text, to see whether they changed. */
-  selfPorts = ''
+  /** Ports last sent, as text, to see whether they changed; nothing has been sent at first, not even that there are none. */
+  selfPorts: string | undefined
   /** In ms since the epoch; infinite before it is. */
   welcomedAt = Number.POSITIVE_INFINITY
   #onProven: (() => void) | undefined

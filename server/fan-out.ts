@@ -28,7 +28,7 @@ export class FanOut<T> {
     return this.#running
   }
 
-  /** The catalogue is another one: the index, or what is told. */
+  /** The catalogue has changed: its index, the endpoints of these services, or what these pods may declare. */
   onChange({ services, pods }: { services: Iterable<string>; pods: Iterable<string> }): void {
     this.#next ??= { services: new Set(), pods: new Set() }
     for (const service of services) this.#next.services.add(service)

@@ -29,7 +29,7 @@ import type { ServerMetrics } from './server-metrics.ts'
 import type { TokenVerifier, VerifiedToken } from './token-verifier/verifier.ts'
 import { inTurns, Turnstile } from './turns.ts'
 
-/** Clients take twice that in silence for the end of the channel. */
+/** Clients ask after 6 s of silence, and take 9 s for the end of the channel. */
 const pingEveryMs = 5_000
 /** In how many parts: pings of thousands of channels at once would hold up everything else. */
 const pingParts = 50

@@ -53,7 +53,7 @@ if [ -n "$missing" ]; then
   log=$(mktemp)
   # shellcheck disable=SC2086
   { apt-get update && apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1 || {
-    tail -n 15 "$log" >&2
+    tail -n 15 "$log"
     echo "Cannot go on: apt-get could not install: $missing."
     exit 1
   }

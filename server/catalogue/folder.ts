@@ -51,6 +51,8 @@ class FolderSource implements CatalogueSource {
   /** When the first of the changes that have not been read was seen, in ms. */
   #changedAt: number | undefined
   #reading: Promise<void> = Promise.resolve()
+  /** A reading waits for that one. */
+  #isNext = false
   state: CatalogueState = emptyState
 
   constructor(folder: string, log: Logger) {
@@ -72,8 +74,10 @@ class FolderSource implements CatalogueSource {
     watcher.on('error', (error) =>
       this.#log.warn({ error: sentenceOf(error) }, 'watching failed; reading on a timer'),
     )
-    await this.#read()
-    this.#readSoon(rescanMs)
+    const first = this.#read()
+    this.#reading = first.catch(() => undefined) // told to who starts us
+    await first
+    if (this.#changedAt === undefined) this.#readSoon(rescanMs)
   }
 
   onChange(listener: (next: CatalogueState, previous: CatalogueState) => void): () => void {
@@ -98,14 +102,24 @@ class FolderSource implements CatalogueSource {
     clearTimeout(this.#timer)
     this.#timer = setTimeout(() => {
       this.#changedAt = undefined
-      this.#reading = this.#reading
-        .then(() => this.#read())
-        .catch((error) =>
-          this.#log.error({ error: sentenceOf(error) }, 'cannot read the manifests; keeping the last'),
-        )
+      this.#readNext()
       this.#readSoon(rescanMs)
     }, inMs)
     this.#timer.unref()
+  }
+
+  /** After the reading that is under way; one that waits already will see all that there is now. */
+  #readNext(): void {
+    if (this.#isNext) return
+    this.#isNext = true
+    this.#reading = this.#reading
+      .then(() => {
+        this.#isNext = false
+        return this.#aborter.signal.aborted ? undefined : this.#read()
+      })
+      .catch((error) =>
+        this.#log.error({ error: sentenceOf(error) }, 'cannot read the manifests; keeping the last'),
+      )
   }
 
   async #read(): Promise<void> {

@@ -309,6 +309,22 @@ describe('a change', () => {
     await follower.close()
   })
 
+  it('of the ports of a pod is not missed while it is away, even if it has none any more', async () => {
+    const carol = pod('carol')
+    const bare = {
+      ...podManifest(carol),
+      spec: { serviceAccountName: 'carol', containers: [{ name: 'app' }] },
+    }
+    await server.put('carol', bare, sliceManifest('carol', carol, true, 6060))
+    const before = await TestClient.join(server, carol)
+    expect((await before.next('self')).ports).toEqual([6060])
+    await before.close()
+    await server.put('carol', bare)
+    const after = await TestClient.join(server, carol)
+    expect((await after.next('self')).ports).toEqual([])
+    await after.close()
+  })
+
   it('of the ports of a pod reaches that pod', async () => {
     const client = await TestClient.join(server, alice)
     expect((await client.next('self')).ports).toEqual([8080, 9090])

@@ -26,12 +26,12 @@ describe('a heartbeat', () => {
     expect(turns(heartbeat, 3)).toEqual([first, [6, 7], third])
   })
 
-  it('waits for what is better to do, but only for a tenth of a round', () => {
-    const heartbeat = new Heartbeat<number>(20)
-    for (let i = 0; i < 20; i++) heartbeat.add(i)
-    const busy = Array.from({ length: 22 }, () => [...heartbeat.next(true)])
+  it('waits for what is better to do, but only for a twentieth of a round', () => {
+    const heartbeat = new Heartbeat<number>(40)
+    for (let i = 0; i < 40; i++) heartbeat.add(i)
+    const busy = Array.from({ length: 42 }, () => [...heartbeat.next(true)])
     expect(busy.slice(0, 3)).toEqual([[], [], [0]])
-    expect(busy.flat()).toEqual(turns(heartbeat, 20).flat())
+    expect(busy.flat()).toEqual(turns(heartbeat, 40).flat())
     expect([...heartbeat.next(true)]).toEqual([])
   })
 
