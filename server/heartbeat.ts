@@ -1,4 +1,4 @@
-/** One in so many turns may wait. */
+/** One in so many turns may wait, rounded up. */
 const mayWaitOneIn = 20
 
 /** Thousands that are each asked for a sign of life at the same interval, but not all of them at the same moment. */
@@ -22,8 +22,8 @@ export class Heartbeat<T> {
   }
 
   /**
-   * The part whose turn it is: the same again after all others. Nobody when there is something better to do, but a round
-   * takes no more than a twentieth longer, and two turns of one part are no more than a tenth further apart.
+   * The part whose turn it is: the same again after all others. Nobody when there is something better to do, but so that a
+   * round takes about a twentieth longer at most, and two turns of one part are twice that further apart (of 50: 3 and 6 turns).
    */
   next(isBusy = false): Iterable<T> {
     if (isBusy && this.#waited < this.#parts.length / mayWaitOneIn) {

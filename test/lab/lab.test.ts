@@ -45,6 +45,13 @@ describe('labs', () => {
     expect(Lab.list()).not.toContain(lab.name)
   })
 
+  it('go down when whoever read what is printed has left', async () => {
+    const before = await hostState()
+    const pipe = 'set -o pipefail; "$0" --disable-warning=ExperimentalWarning test/demo/main.ts | head -n 2'
+    expect(await run(['bash', '-c', pipe, process.execPath])).toMatchObject({ code: 130, stderr: '' })
+    expect(await hostState()).toEqual(before)
+  })
+
   it('refuse a name that is taken, and one that cannot be a name', async () => {
     const { name } = await up()
     await expect(Lab.up({ name })).rejects.toThrow(`Cannot make lab ${name}: it is there`)
