@@ -23,7 +23,7 @@ import {
   splice,
 } from './libc.ts'
 import { Unpaced } from './pacing.ts'
-import { widen } from './send-buffer.ts'
+import { smooth, widen } from './send-buffer.ts'
 import { TCP_CLOSE, tcpState } from './tcp.ts'
 import { ENDED, opened, sealed, type TlsConnection, WANTS_READ } from './tls-connection.ts'
 
@@ -82,7 +82,9 @@ export class Port {
     this.writable = false
     if (this.#fulls === 0) this.unpace()
     else this.look()
-    if (!this.#isWide && ++this.#fulls % widenEvery === 0) this.#isWide = widen(this.fd)
+    if (++this.#fulls % widenEvery !== 0) return
+    if (this.#isWide) smooth(this.fd)
+    else this.#isWide = widen(this.fd)
   }
 
   /** Takes a connection its pacing if the path is near. */

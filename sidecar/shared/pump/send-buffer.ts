@@ -1,10 +1,12 @@
 import { bareSocket, close } from './libc.ts'
-import { type Flight, flightOf, sendBufferOf, setSendBuffer } from './tcp.ts'
+import { type Flight, flightOf, sendBufferOf, setMaxPacingRate, setSendBuffer } from './tcp.ts'
 
 /** What a send buffer is raised to, in bytes: with the kernel's overhead it carries some 350 Mbit/s over 100 ms. */
 const wideBytes = 3 * 1024 * 1024
 /** Nearer peers are served well by what the kernel sizes itself; in ms. */
 const farMs = 60
+/** What is measured as less than this is as good as nothing; in ms. */
+const shortestMs = 0.01
 /** Of the full buffer: a buffer that is full of what the peer does not take has little on its way. */
 const busyShare = 0.5
 
@@ -37,5 +39,21 @@ export function widen(fd: number): boolean {
   const flight = flightOf(fd)
   if (flight === undefined || !isTooNarrow(flight, sendBufferOf(fd), grantedBytes())) return false
   setSendBuffer(fd, wideBytes)
+  smooth(fd)
   return true
+}
+
+/**
+ * To be called now and then for a connection that was widened. A sender that is bounded by its buffer sends what an acknowledgement
+ * makes room for at once, and a burst stays one, each time around; small talk waits for it to pass through all that is between the
+ * two apps. At no more than a buffer for each round trip, with the kernel's overhead counted as bytes, it comes as a stream.
+ */
+export function smooth(fd: number): void {
+  const flight = flightOf(fd)
+  if (flight !== undefined) setMaxPacingRate(fd, rateFor(sendBufferOf(fd), flight))
+}
+
+/** A buffer for each round trip, in bytes a second; by the shortest of late, as the path may have become shorter. */
+export function rateFor(buffer: number, { minRttMs }: Pick<Flight, 'minRttMs'>): number {
+  return (buffer * 1_000) / Math.max(minRttMs, shortestMs)
 }

@@ -3,6 +3,7 @@ import { getsockopt, IPPROTO_TCP, SO_KEEPALIVE, SOL_SOCKET, setsockopt, TCP_NODE
 // What a proxy asks of a TCP connection, and what it is told of one: tcp(7), socket(7), linux/tcp.h.
 
 const SO_SNDBUF = 7
+const SO_MAX_PACING_RATE = 47
 const TCP_KEEPIDLE = 4
 const TCP_KEEPINTVL = 5
 const TCP_KEEPCNT = 6
@@ -80,6 +81,15 @@ export function sendBufferOf(fd: number): number {
 export function setSendBuffer(fd: number, bytes: number): void {
   number.writeInt32LE(bytes)
   setsockopt(fd, SOL_SOCKET, SO_SNDBUF, number, number.length)
+}
+
+/** Of 32 bits, one less than what stands for no bound. */
+const maxRate = 0xffff_fffe
+
+/** The kernel sends no faster, and spreads what it sends; in bytes a second. */
+export function setMaxPacingRate(fd: number, bytesPerSecond: number): void {
+  number.writeUInt32LE(Math.min(Math.round(bytesPerSecond), maxRate))
+  setsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, number, number.length)
 }
 
 const name = Buffer.alloc(16)

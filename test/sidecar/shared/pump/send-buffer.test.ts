@@ -1,10 +1,33 @@
 import { connect, createServer, type Socket } from 'node:net'
 import { expect, it } from 'vitest'
 import { descriptorOf } from '../../../../sidecar/shared/descriptor.ts'
-import { grantedBytes, isTooNarrow, widen } from '../../../../sidecar/shared/pump/send-buffer.ts'
+import { getsockopt, SOL_SOCKET } from '../../../../sidecar/shared/pump/libc.ts'
+import {
+  grantedBytes,
+  isTooNarrow,
+  rateFor,
+  smooth,
+  widen,
+} from '../../../../sidecar/shared/pump/send-buffer.ts'
 import { sendBufferOf } from '../../../../sidecar/shared/pump/tcp.ts'
 
 const MB = 1_000_000
+const SO_MAX_PACING_RATE = 47
+
+function maxPacingRateOf(fd: number): bigint {
+  const [value, length] = [Buffer.alloc(8), Uint32Array.of(8)]
+  expect(getsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, value, length)).toBe(0)
+  return value.readBigUInt64LE()
+}
+
+it.each([
+  { buffer: 6 * MB, minRttMs: 100, rate: 60 * MB },
+  { buffer: 6 * MB, minRttMs: 400, rate: 15 * MB },
+  { buffer: 6 * MB, minRttMs: 10, rate: 600 * MB },
+  { buffer: 1 * MB, minRttMs: 0, rate: 100_000 * MB },
+])('a buffer of $buffer bytes and $minRttMs ms make $rate bytes a second', ({ buffer, minRttMs, rate }) => {
+  expect(rateFor(buffer, { minRttMs })).toBe(rate)
+})
 
 it.each([
   {
@@ -55,6 +78,11 @@ it('this kernel grants a send buffer, and one on loopback is left alone', async 
   expect(before).toBeGreaterThan(0)
   expect(widen(fd)).toBe(false)
   expect(sendBufferOf(fd)).toBe(before)
+  expect(maxPacingRateOf(fd), 'no bound').toBe(2n ** 64n - 1n)
+  smooth(fd)
+  const rate = Number(maxPacingRateOf(fd))
+  expect(rate).toBeGreaterThanOrEqual(rateFor(before, { minRttMs: 1_000 }))
+  expect(rate).toBeLessThan(2 ** 32)
   socket.destroy()
   server.close()
 })
