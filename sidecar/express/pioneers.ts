@@ -1,5 +1,8 @@
-/** How long connections may wait for the first one to their destination to show them the way, in ms. */
-const followMs = 500
+/**
+ * How long connections may wait for the first one to their destination to show them the way, in ms: what a lane to a far peer takes,
+ * or one on a busy machine. Those that give up stay on a session, where bulk costs more and keeps more in memory.
+ */
+const followMs = 1_500
 const maxPioneers = 1_000
 
 /** Destinations that are being connected to for the first time, by name: whether the worker can carry what follows. */
