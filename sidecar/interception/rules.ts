@@ -151,13 +151,14 @@ function reclaiming(family: Family): Pick<Table, 'chains' | 'jumps'> {
  * service yet: the entry of that would send an app's next connection from the same source port out of the pod. What
  * comes in from there is for the sidecar, as the apps' own packets never leave.
  *
- * Other rules are met by a connection's first packet, these jumps by each: they compare one address, which costs least.
+ * Other rules are met by a connection's first packet, these jumps by each: so they decide by themselves, and what is cheap to
+ * compare comes first (a comment is a match of its own). An app's packets never get past them, nor do the answers it gets,
+ * which come in by `lo` and have been seen by then.
  */
 function untracked(cidrs: readonly string[], servers: readonly string[]): Pick<Table, 'chains' | 'jumps'> {
   const [services, dns] = ['connections of the sidecar to services', 'queries of the sidecar'].map((what) =>
     comment(`${what} are not tracked`),
   )
-  const owner = `-m owner --uid-owner ${SIDECAR_UID}`
   const inside = new BlockList()
   for (const [address = '', bits] of cidrs.map((cidr) => cidr.split('/')))
     inside.addSubnet(address, Number(bits), isIP(address) === 6 ? 'ipv6' : 'ipv4')
@@ -166,6 +167,7 @@ function untracked(cidrs: readonly string[], servers: readonly string[]): Pick<T
     return !inside.check(address, isIP(address) === 6 ? 'ipv6' : 'ipv4')
   })
   const jump = (match: string, chain: string) => `${match} ${comment('edgemesh, untracked')} -j ${chain}`
+  const owner = `-m owner --uid-owner ${SIDECAR_UID}`
   const each = (rule: (server: string, protocol: string) => string) =>
     servers.flatMap((server) => ['udp', 'tcp'].map((protocol) => rule(server, protocol)))
   return {
@@ -173,21 +175,21 @@ function untracked(cidrs: readonly string[], servers: readonly string[]): Pick<T
       {
         name: untrackedOutChain,
         rules: [
-          ...cidrs.map((cidr) => `-d ${cidr} -p tcp ${owner} ${services} -j CT --notrack`),
-          ...each((server, p) => `-d ${server} -p ${p} -m ${p} --dport 53 ${owner} ${dns} -j CT --notrack`),
+          ...cidrs.map((cidr) => `-d ${cidr} -p tcp ${services} -j CT --notrack`),
+          ...each((server, p) => `-d ${server} -p ${p} -m ${p} --dport 53 ${dns} -j CT --notrack`),
         ],
       },
       {
         name: untrackedInChain,
         rules: [
-          ...cidrs.map((cidr) => `-s ${cidr} ! -i lo -p tcp ${services} -j CT --notrack`),
+          ...cidrs.map((cidr) => `-s ${cidr} -p tcp ${services} -j CT --notrack`),
           ...each((server, p) => `-s ${server} -p ${p} -m ${p} --sport 53 ${dns} -j CT --notrack`),
         ],
       },
     ],
     jumps: [...cidrs, ...outside].flatMap((range) => [
-      { from: 'OUTPUT', rule: jump(`-d ${range}`, untrackedOutChain) },
-      { from: 'PREROUTING', rule: jump(`-s ${range}`, untrackedInChain) },
+      { from: 'OUTPUT', rule: jump(`-d ${range} ${owner}`, untrackedOutChain) },
+      { from: 'PREROUTING', rule: jump(`-s ${range} ! -i lo`, untrackedInChain) },
     ]),
   }
 }

@@ -103,6 +103,29 @@ describe.each(['nft', 'legacy'])('init on the real kernel with iptables-%s', (ba
     for (const { stdout } of [first, fourth]) expect(stdout).toMatch(/^10\.96\.0\.15 .+\nfd00:10:96::f .+\n$/)
   })
 
+  it('lets the packets of the app’s connections past what keeps the sidecar’s untracked, but not the sidecar’s', async () => {
+    const interceptor = await pod.start('intercept.ts', [])
+    /** How many packets took each jump of table raw to a chain of ours, when `uid` has connected to a service. */
+    const taken = async (uid: number) => {
+      for (const program of ['iptables', 'ip6tables'])
+        await pod.run([`${program}-${backend}`, '-t', 'raw', '-Z'])
+      const places = ['10.96.0.12', '2701', 'fd00:10:96::c', '2702']
+      await pod.run([process.execPath, script('connect.ts'), ...places], { uid })
+      const saved = await Promise.all(
+        ['iptables', 'ip6tables'].map((p) => pod.run([`${p}-${backend}-save`, '-c', '-t', 'raw'])),
+      )
+      const jumps = saved.flatMap(({ stdout }) => [
+        ...stdout.matchAll(/^\[(\d+):\d+\] -A ([A-Z]+) .*-j EDGE-MESH-(?:OUT|IN)$/gm),
+      ])
+      return jumps.map(([, packets, from]) => `${from} ${packets === '0' ? 'none' : 'some'}`)
+    }
+    const ofApp = await taken(1000)
+    const ofSidecar = await taken(1337)
+    expect(await interceptor.stop()).toEqual(['10.96.0.12 2701', 'fd00:10:96::c 2702'])
+    expect([...new Set(ofApp)].toSorted()).toEqual(['OUTPUT none', 'PREROUTING none'])
+    expect(ofSidecar.filter((jump) => jump === 'OUTPUT some')).toHaveLength(2)
+  })
+
   it('listens where nobody outside the pod can connect to', async () => {
     const interceptor = await pod.start('intercept.ts', [])
     const { stdout } = await pod.run([process.execPath, script('connect.ts'), '10.9.0.1', '40001'], {
